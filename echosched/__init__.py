@@ -1,0 +1,31 @@
+"""EchoSched: a scheduler daemon that stays up, proves it, and accounts for every slot exactly once.
+
+The public names are imported when first used, so that ``import echosched`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from echosched.version import __version__
+
+if TYPE_CHECKING:
+    from echosched.daemon.context import DaemonContext
+    from echosched.daemon.pidfile import PIDFile
+    from echosched.schedule import parse_schedule
+
+_HOMES = {
+    "DaemonContext": "echosched.daemon.context",
+    "PIDFile": "echosched.daemon.pidfile",
+    "parse_schedule": "echosched.schedule",
+}
+
+__all__ = ["DaemonContext", "PIDFile", "__version__", "parse_schedule"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

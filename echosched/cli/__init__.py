@@ -1,0 +1,1 @@
+"""The command line: docopt, verbs, exit codes; the only place that prints or exits."""

@@ -1,0 +1,1 @@
+"""TOML and crontab files to a frozen Config."""

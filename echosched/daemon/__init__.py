@@ -1,0 +1,1 @@
+"""The Unix part; knows nothing of jobs."""

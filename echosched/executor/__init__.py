@@ -1,0 +1,1 @@
+"""One attempt to one Result."""

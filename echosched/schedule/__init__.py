@@ -1,0 +1,1 @@
+"""Text to Schedule: pure, no clock, no I/O."""

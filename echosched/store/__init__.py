@@ -1,0 +1,1 @@
+"""Claims, runs, history; the one home of SQL."""
