@@ -74,6 +74,13 @@ class Tick(Event):
     next: Mapping[str, str | None]
     jobs: int | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the journal's object; *jobs* stands there only when *next* does not name them all."""
+        document = Event.as_dict(self)
+        if self.jobs is None:
+            del document["jobs"]
+        return document
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reload(Event):
