@@ -1,1 +1,1 @@
-"""Pure decisions: values and now in, decision out."""
+"""Pure decisions: values and *now* in, decision out. No clock, no I/O, no state."""

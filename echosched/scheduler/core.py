@@ -1,0 +1,344 @@
+"""The loop: a slot comes due, is judged, claimed and handed on.
+
+Order is everything here::
+
+    timer ─► misfire ─► overlap ─► claim (durable) ─► queue ─► executor ─► result
+                                                                              │
+             settle ◄─ tell (journal, metrics, messages) ◄─ finish (durable) ◄┘─► retry?
+
+Claim before start: a crash can then hide a run, but never double one. This module is the upper line,
+``runs`` the lower one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from echosched import events
+from echosched.errors import Conflict, EchoschedError
+from echosched.model import AfterWhen, Claim, Job, Overlap, State, Trigger
+from echosched.policy import misfire, overlap
+from echosched.protocols import Clock, EventSink, Executor, Store
+from echosched.scheduler.entries import Entry, LiveRun
+from echosched.scheduler.roster import Jitter, Roster
+from echosched.scheduler.runs import OutputPath, Runs, run_fields
+from echosched.timer import Wakeup, make_wakeup
+
+log = logging.getLogger(__name__)
+
+ARMED_AHEAD = 1024
+"""How many runs may hold the durable right to start before they have a place: one commit arms many."""
+
+STAGGER_SECONDS = 0.05
+"""Between the starts of catch-up runs that come due together."""
+
+JUMP_SECONDS = 1.0
+"""A change of the wall clock against the monotonic one that counts as a jump."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A claim to be made for an entry; *exclusive*: it waits for the job's other runs."""
+
+    entry: Entry
+    claim: Claim
+    exclusive: bool = False
+
+
+class Scheduler:
+    """Joins store, executor, clock and sinks. All methods belong to one event loop.
+
+    *output_path* maps (run, attempt) to the file that takes the attempt's output; *jitter* is the
+    deterministic spread of a job's slot, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        executor: Executor,
+        clock: Clock,
+        sinks: Sequence[EventSink] = (),
+        max_concurrent: int = 64,
+        output_path: OutputPath = lambda run, attempt: None,
+        jitter: Jitter = lambda name, slot, jitter: 0.0,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.sinks = list(sinks)
+        self.roster = Roster(
+            store=store, clock=clock, emit=self.emit, wake=self._wake, spawn=self.spawn, jitter=jitter
+        )
+        self.runs = Runs(
+            store=store,
+            clock=clock,
+            executor=executor,
+            emit=self.emit,
+            spawn=self.spawn,
+            on_end=self._start_followers,
+            output_path=output_path,
+            max_concurrent=max_concurrent,
+        )
+        self._due = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clockwork: asyncio.Task[None] | None = None
+        self._leaving = False
+        self._wakeup: Wakeup | None = None
+        self._wall_offset = self._offset()
+        self._boot_offset = clock.boot() - clock.monotonic()
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────
+
+    async def load(self, jobs: Mapping[str, Job]) -> None:
+        """Take *jobs* into force. Fires nothing yet."""
+        await self.roster.load(jobs)
+
+    def begin(self) -> None:
+        """Let slots fire from now on; what came due before is caught up by each job's policy."""
+        self._wakeup = make_wakeup(asyncio.get_running_loop(), self.clock, self._wake)
+        self.runs.starting = True
+        self.roster.arm_all()
+        self._wake()
+        self._clockwork = asyncio.create_task(self._run_clockwork(), name="clockwork")
+        self.runs.pump()
+
+    async def quiesce(self) -> None:
+        """Claim no slot and start no run any more; what is under way goes on. Nothing is lost by it."""
+        self.runs.starting = False
+        if self._clockwork is not None:
+            # Not cancelled: a claim under way is finished, or its rows would wait for the next worker.
+            self._leaving = True
+            self._wake()
+            await self._clockwork
+            self._clockwork = None
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
+
+    async def stop(self, grace: float) -> None:
+        """Quiesce, wait *grace* seconds for running jobs, then cancel what is left; all ends are recorded."""
+        await self.quiesce()
+        if not await self.runs.drain(grace):
+            for live in self.runs.running():
+                self.runs.cancel_live(live, State.CANCELLED, "the scheduler was stopped")
+            await self.runs.drain(60.0)
+
+    async def apply(self, jobs: Mapping[str, Job], *, max_concurrent: int | None = None) -> events.Reload:
+        """Replace the jobs in force by *jobs*; leave alone what did not change."""
+        event, removed = await self.roster.apply(jobs)
+        for entry in removed:
+            for live in list(entry.active.values()):
+                if not live.placed:
+                    self.runs.cancel_live(live, State.CANCELLED, "its job was removed")
+        if max_concurrent is not None:
+            self.runs.queue.max_concurrent = max_concurrent
+        self.emit(event)
+        self.runs.pump()
+        return event
+
+    # ── the clockwork ─────────────────────────────────────────────────────────────────────────
+
+    def _wake(self) -> None:
+        self._due.set()
+
+    async def _run_clockwork(self) -> None:
+        while not self._leaving:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                self._notice_jump()
+                more = not self._leaving and await self._fire()
+            except Exception:
+                log.exception("firing failed; the loop goes on")
+                more = False
+            if more:
+                # Look again at once, but after a turn of the loop: a long backlog must not keep beats
+                # and the socket waiting.
+                self._wake()
+                await asyncio.sleep(0)
+            elif self._wakeup is not None:
+                self._wakeup.arm(self.roster.heap.first())
+
+    def _offset(self) -> float:
+        return self.clock.now().timestamp() - self.clock.monotonic()
+
+    def _notice_jump(self) -> None:
+        offset, boot = self._offset(), self.clock.boot() - self.clock.monotonic()
+        moved, slept = offset - self._wall_offset, boot - self._boot_offset
+        self._wall_offset, self._boot_offset = (
+            offset,
+            boot,
+        )  # also when small: slewing must not add up to a jump
+        if abs(moved) < JUMP_SECONDS:
+            return
+        now = self.clock.now()
+        suspended = abs(moved - slept) < JUMP_SECONDS
+        self.emit(events.ClockJump(ts=now, seconds=round(moved, 6), suspended=suspended))
+        if moved < 0:
+            self.roster.rewind(now)
+
+    async def _fire(self) -> bool:
+        """Deal with everything that is due now; tell whether anything was."""
+        now = self.clock.now()
+        wishes: list[_Wish] = []
+        due = self.roster.heap.pop_due(now.timestamp())
+        for _, entry in due:
+            try:
+                wishes += self._judge(entry, now)
+            except Exception as error:
+                log.exception("job %s: its schedule failed", entry.job.name)
+                self.roster.park(entry, f"its schedule failed: {error}")
+        if wishes:
+            await self._claim(wishes)
+        return bool(due)
+
+    def _judge(self, entry: Entry, now: datetime) -> list[_Wish]:
+        slots, more = self.roster.take_due(entry, now)
+        self.roster.push(entry)
+        wishes = []
+        for verdict in misfire.judge(slots, now, entry.job.policy, more=more):
+            if verdict.missed is not None:
+                wishes.append(_wish(entry, verdict, State.MISSED, now, error=verdict.missed))
+            elif verdict.trigger is Trigger.CATCHUP:
+                # A backlog is worked off one after another; overlap judges live slots only.
+                entry.claiming += 1
+                wishes.append(_wish(entry, verdict, State.QUEUED, now, exclusive=True))
+            else:
+                wishes.append(self._overlap(entry, verdict, now))
+        return wishes
+
+    def _overlap(self, entry: Entry, verdict: misfire.Verdict, now: datetime) -> _Wish:
+        active = len(entry.active) + entry.claiming
+        waiting = entry.claiming + sum(not live.placed for live in entry.active.values())
+        decision = overlap.judge(
+            entry.job.policy.overlap, active, waiting, earlier=next(iter(entry.active), None)
+        )
+        if decision.move is overlap.Move.SKIP:
+            return _wish(entry, verdict, State.SKIPPED, now, error=decision.reason)
+        if decision.move is overlap.Move.REPLACE:
+            self._replace(entry, "replaced by a newer slot (overlap replace)")
+        entry.claiming += 1
+        if decision.move is overlap.Move.START and self.runs.queue.waiting < ARMED_AHEAD:
+            return _wish(entry, verdict, State.RUNNING, now)
+        return _wish(entry, verdict, State.QUEUED, now, exclusive=decision.move is not overlap.Move.START)
+
+    def _replace(self, entry: Entry, reason: str) -> None:
+        for live in list(entry.active.values()):
+            self.runs.cancel_live(live, State.CANCELLED, reason)
+
+    async def _claim(self, wishes: Sequence[_Wish]) -> list[int | None]:
+        """Make the wishes durable in one commit, then queue what is to run. Returns the run numbers."""
+        try:
+            numbers = await self.store.claim([wish.claim for wish in wishes])
+        finally:
+            for wish in wishes:
+                if not wish.claim.state.is_outcome:
+                    wish.entry.claiming -= 1
+        catchups = 0
+        for wish, number in zip(wishes, numbers, strict=True):
+            entry, claim = wish.entry, wish.claim
+            if claim.slot is not None and claim.slot > entry.cursor_at:
+                entry.cursor_at = claim.slot
+            if number is None:
+                continue  # accounted for already, by an earlier life or before the clock was set back
+            live = LiveRun(entry, number, claim.slot, claim.trigger, claim.at)
+            if claim.state.is_outcome:
+                kind = events.RunMissed if claim.state is State.MISSED else events.RunSkipped
+                self.emit(kind(ts=claim.at, **run_fields(live), reason=claim.error or ""))
+                continue
+            live.armed = claim.state is State.RUNNING
+            live.exclusive = wish.exclusive
+            self.emit(events.SlotClaimed(ts=claim.at, **run_fields(live)))
+            delay = 0.0
+            if claim.trigger is Trigger.CATCHUP:
+                delay = catchups * STAGGER_SECONDS
+                catchups += 1
+            self.runs.enlist(live, delay=delay)
+        self.runs.pump()
+        return numbers
+
+    # ── runs that nobody scheduled ────────────────────────────────────────────────────────────
+
+    async def trigger(
+        self, name: str, trigger: Trigger = Trigger.MANUAL, *, slot: datetime | None = None
+    ) -> int | None:
+        """Make a run of job *name* now; return its number (``None``: that *slot* was accounted for already).
+
+        With the overlap policies ``skip`` and ``queue`` it waits for an earlier run rather than being dropped.
+        """
+        entry = self.roster.entry(name)
+        if not self.runs.starting:
+            raise Conflict(
+                f"job {name}: the scheduler is stopping and starts nothing (try again when it is back)"
+            )
+        policy = entry.job.policy
+        busy = bool(entry.active) or entry.claiming > 0
+        if busy and policy.overlap is Overlap.REPLACE:
+            self._replace(entry, "replaced by a manual run (overlap replace)")
+        exclusive = busy and policy.overlap is not Overlap.ALLOW
+        state = State.QUEUED if exclusive else State.RUNNING
+        entry.claiming += 1
+        claim = Claim(name, slot, trigger, state, self.clock.now(), None, policy.priority)
+        return (await self._claim([_Wish(entry, claim, exclusive)]))[0]
+
+    def _start_followers(self, live: LiveRun, state: State) -> None:
+        if not self.runs.starting:
+            return
+        for entry in self.roster.followers.get(live.job.name, ()):
+            after = entry.job.after
+            if after is not None and entry.job.enabled and not entry.paused and _wants(after.when, state):
+                self.spawn(self._follow_up(entry.job.name, live.slot))
+
+    async def _follow_up(self, name: str, slot: datetime | None) -> None:
+        try:
+            await self.trigger(name, Trigger.AFTER, slot=slot)
+        except EchoschedError as error:
+            log.warning("job %s could not follow: %s", name, error)
+
+    # ── edges ─────────────────────────────────────────────────────────────────────────────────
+
+    def emit(self, event: events.Event) -> None:
+        """Tell every sink; one that raises is logged and left out."""
+        for sink in self.sinks:
+            try:
+                sink.emit(event)
+            except Exception:
+                log.exception("event sink %s failed on %s", type(sink).__name__, event.event)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run *coroutine* beside the loop; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background step failed", exc_info=error)
+
+
+def _wish(
+    entry: Entry,
+    verdict: misfire.Verdict,
+    state: State,
+    now: datetime,
+    *,
+    error: str | None = None,
+    exclusive: bool = False,
+) -> _Wish:
+    job = entry.job
+    claim = Claim(job.name, verdict.slot, verdict.trigger, state, now, error, job.policy.priority)
+    return _Wish(entry, claim, exclusive)
+
+
+def _wants(when: AfterWhen, state: State) -> bool:
+    if when is AfterWhen.SUCCESS:
+        return state is State.SUCCEEDED
+    if when is AfterWhen.FAILURE:
+        return state in (State.FAILED, State.TIMED_OUT, State.ABANDONED)
+    return state.is_outcome

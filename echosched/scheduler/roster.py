@@ -1,0 +1,264 @@
+"""The jobs in force: what is admitted, paused, parked, replaced by a reload, and due next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from echosched import events
+from echosched.errors import NotFound
+from echosched.model import Job, JobRecord
+from echosched.protocols import Clock, Store
+from echosched.scheduler.entries import Entry
+from echosched.timer import TimerHeap
+
+log = logging.getLogger(__name__)
+
+CHUNK = 2000
+"""How many due slots of one job are handed out at a time after a long absence."""
+
+Jitter = Callable[[str, datetime, timedelta], float]
+
+
+class Roster:
+    """Entries by job name and the heap of their next slots. Fires nothing itself.
+
+    *wake* is called when something may have come due; *spawn* runs a coroutine beside the loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        emit: Callable[[events.Event], None],
+        wake: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        jitter: Jitter,
+    ) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.heap: TimerHeap[Entry] = TimerHeap()
+        self.followers: dict[str, list[Entry]] = {}  # by the job that they come after
+        self._store = store
+        self._clock = clock
+        self._emit = emit
+        self._wake = wake
+        self._spawn = spawn
+        self._jitter = jitter
+
+    async def load(self, jobs: Mapping[str, Job]) -> None:
+        """Take *jobs* into force, with what the store remembers of them."""
+        records = await self._store.load_jobs()
+        now = self._clock.now()
+        fresh = []
+        for job in jobs.values():
+            record = records.get(job.name)
+            entry = self._admit(job, record, now)
+            if _news(entry, record):
+                fresh.append(entry.record())
+        self._link()
+        if fresh:
+            await self._store.save_jobs(fresh)
+
+    def _link(self) -> None:
+        self.followers = {}
+        for entry in self.entries.values():
+            if entry.job.after is not None:
+                self.followers.setdefault(entry.job.after.job, []).append(entry)
+
+    def arm_all(self) -> None:
+        """Work out every entry's next slot."""
+        for entry in self.entries.values():
+            self.arm(entry)
+
+    def _admit(self, job: Job, record: JobRecord | None, now: datetime) -> Entry:
+        entry = Entry(job, record, now)
+        if record is not None:
+            rescheduled = record.timing != job.timing
+            if rescheduled or (job.enabled and not record.enabled):
+                # Catch-up must not reach before this moment.
+                entry.cursor_at = now
+            if rescheduled:
+                entry.anchor_at = None
+        entry.adopt_schedule(now)
+        self.entries[job.name] = entry
+        return entry
+
+    # ── due slots ─────────────────────────────────────────────────────────────────────────────
+
+    def arm(self, entry: Entry, after: datetime | None = None) -> None:
+        """Work out the entry's next slot after *after* (default: its cursor) and put it on the heap."""
+        self.heap.discard(entry)
+        entry.slot = None
+        if not entry.waits or entry.schedule is None:
+            return
+        try:
+            entry.slot = entry.schedule.next_after(entry.cursor_at if after is None else after)
+        except Exception as error:
+            log.exception("job %s: its schedule failed", entry.job.name)
+            self.park(entry, f"its schedule failed: {error}")
+            return
+        self.push(entry)
+
+    def push(self, entry: Entry) -> None:
+        """Put the entry's next slot, if it has one, on the heap."""
+        if entry.slot is not None:
+            self.heap.push(entry, self._fire_epoch(entry, entry.slot))
+
+    def take_due(self, entry: Entry, now: datetime) -> tuple[list[datetime], bool]:
+        """Return the entry's due slots, at most a chunk, and whether more are due; move it on behind them."""
+        schedule, slot = entry.schedule, entry.slot
+        slots: list[datetime] = []
+        epoch = now.timestamp()
+        more = False
+        while slot is not None and schedule is not None and self._fire_epoch(entry, slot) <= epoch:
+            if len(slots) == CHUNK:
+                more = True
+                break
+            slots.append(slot)
+            slot = schedule.next_after(slot)
+        entry.slot = slot
+        return slots, more
+
+    def _fire_epoch(self, entry: Entry, slot: datetime) -> float:
+        jitter = entry.job.policy.jitter
+        return slot.timestamp() + (self._jitter(entry.job.name, slot, jitter) if jitter else 0.0)
+
+    def next_slots(self, count: int) -> list[tuple[str, datetime]]:
+        """Return the *count* jobs whose next slot is soonest, with that slot."""
+        return [
+            (entry.job.name, entry.slot) for _, entry in self.heap.soonest(count) if entry.slot is not None
+        ]
+
+    def rewind(self, now: datetime) -> None:
+        """Aim all entries at their first slot after *now*: the clock was set back.
+
+        Slots between now and where the clock stood come due again by the clock, but they are claimed
+        already: the store's key keeps them from running twice.
+        """
+        for entry in self.entries.values():
+            self.arm(entry, after=now)
+
+    # ── operators ─────────────────────────────────────────────────────────────────────────────
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry of job *name*; raises ``NotFound`` with the nearest name."""
+        try:
+            return self.entries[name]
+        except KeyError:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.entries, 1)
+            hint = f"did you mean {near[0]}?" if near else "echoschedd jobs lists them"
+            raise NotFound(f"job {name}: there is no such job ({hint})") from None
+
+    def park(self, entry: Entry, reason: str) -> None:
+        """Set one broken job aside and tell; the others go on."""
+        entry.parked = reason
+        entry.slot = None
+        self.heap.discard(entry)
+        self._emit(events.JobParked(ts=self._clock.now(), job=entry.job.name, reason=reason))
+        self._spawn(self._store.save_jobs([entry.record()]))
+
+    async def pause(self, name: str) -> bool:
+        """Let no slot of job *name* come due until it is resumed; tell whether that changed anything."""
+        entry = self.entry(name)
+        if entry.paused:
+            return False
+        entry.paused = True
+        entry.slot = None
+        self.heap.discard(entry)
+        await self._store.save_jobs([entry.record()])
+        self._emit(events.JobPaused(ts=self._clock.now(), job=name))
+        return True
+
+    async def resume(self, name: str) -> bool:
+        """Let slots of job *name* come due again, from now on; takes a parked job back too."""
+        entry = self.entry(name)
+        if not entry.paused and entry.parked is None:
+            return False
+        entry.paused = False
+        entry.parked = None
+        entry.cursor_at = self._clock.now()
+        await self._store.save_jobs([entry.record()])
+        self.arm(entry)
+        self._wake()
+        self._emit(events.JobResumed(ts=self._clock.now(), job=name))
+        return True
+
+    # ── reload ────────────────────────────────────────────────────────────────────────────────
+
+    async def apply(self, jobs: Mapping[str, Job]) -> tuple[events.Reload, list[Entry]]:
+        """Replace the jobs in force by *jobs*, leaving alone what did not change.
+
+        Returns the event (not emitted yet) and the entries that were removed.
+        """
+        now = self._clock.now()
+        added = [job for name, job in jobs.items() if name not in self.entries]
+        removed = [entry for name, entry in self.entries.items() if name not in jobs]
+        changed = [
+            name
+            for name, job in jobs.items()
+            if name in self.entries and _differs(self.entries[name].job, job)
+        ]
+        records = await self._store.load_jobs() if added else {}
+        for entry in removed:
+            del self.entries[entry.job.name]
+            self.heap.discard(entry)
+        dirty = []
+        for job in added:
+            entry = self._admit(job, records.get(job.name), now)
+            entry.cursor_at = now  # a job that was away has no claim on the time in between
+            dirty.append(entry)
+        dirty += [entry for name in changed if self._replace(entry := self.entries[name], jobs[name], now)]
+        self._link()
+        if dirty:
+            await self._store.save_jobs([entry.record() for entry in dirty])
+        for entry in dirty:
+            self.arm(entry)
+        self._wake()
+        event = events.Reload(
+            ts=now,
+            added=tuple(job.name for job in added),
+            removed=tuple(entry.job.name for entry in removed),
+            changed=tuple(changed),
+            jobs=len(self.entries),
+        )
+        return event, removed
+
+    def _replace(self, entry: Entry, job: Job, now: datetime) -> bool:
+        """Give *entry* its new definition; tell whether its slots changed with it."""
+        retimed = job.timing != entry.job.timing
+        moved = retimed or job.enabled != entry.job.enabled
+        entry.job = job
+        if retimed:
+            entry.anchor_at = None
+        if moved:
+            entry.parked = None
+            entry.cursor_at = now
+            entry.adopt_schedule(now)
+        return moved
+
+
+def _news(entry: Entry, record: JobRecord | None) -> bool:
+    """Tell whether the store's *record* differs from what is in force."""
+    job = entry.job
+    return (
+        record is None
+        or record.timing != job.timing
+        or record.enabled != job.enabled
+        or record.anchor_at != entry.anchor_at
+        or record.parked is not None
+    )
+
+
+def _differs(old: Job, new: Job) -> bool:
+    return old is not new and (
+        old.definition != new.definition
+        or old.timing != new.timing
+        or old.enabled != new.enabled
+        or old.after != new.after
+        or old.description != new.description
+    )

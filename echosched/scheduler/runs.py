@@ -1,0 +1,284 @@
+"""Runs on their way out: started, watched, ended, recorded, told, settled.
+
+Commit before telling, so that nobody hears of a run that the store forgot; settle last, because until
+then an exit code can still be looked at again by whoever comes after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from echosched import events
+from echosched.errors import ExecutionError, NotFound
+from echosched.model import Attempt, Ended, Result, Run, Started, State
+from echosched.policy import retry
+from echosched.protocols import Clock, Executor, Store
+from echosched.scheduler.entries import LiveRun
+from echosched.scheduler.queue import StartQueue
+
+log = logging.getLogger(__name__)
+
+OutputPath = Callable[[int, int], str | None]
+
+
+class Runs:
+    """All runs that have not ended, and the start queue.
+
+    *on_end* is called after the commit of each outcome, with the run and its state.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        executor: Executor,
+        emit: Callable[[events.Event], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        on_end: Callable[[LiveRun, State], None],
+        output_path: OutputPath,
+        max_concurrent: int,
+    ) -> None:
+        self.live: dict[int, LiveRun] = {}
+        self.queue = StartQueue(max_concurrent)
+        self.starting = False  # whether anything is started at all
+        self._store = store
+        self._clock = clock
+        self._executor = executor
+        self._emit = emit
+        self._spawn = spawn
+        self._on_end = on_end
+        self._output_path = output_path
+        self._unarmed: list[LiveRun] = []
+        self._ends: list[tuple[LiveRun, Ended]] = []
+        self._committing = False
+        self._quiet = asyncio.Event()  # nothing runs, nothing is left to commit
+        self._quiet.set()
+
+    def running(self) -> list[LiveRun]:
+        """Return the runs with an attempt under way."""
+        return [live for live in self.live.values() if live.placed]
+
+    # ── in ────────────────────────────────────────────────────────────────────────────────────
+
+    def enlist(self, live: LiveRun, *, delay: float = 0.0) -> None:
+        """Let *live* wait for a place, after *delay* seconds (on the loop's clock, which never steps)."""
+        self.live[live.run] = live.entry.active[live.run] = live
+        if delay > 0:
+            live.handle = asyncio.get_running_loop().call_later(delay, self._queue_late, live)
+        else:
+            self.queue.add(live)
+
+    def _queue_late(self, live: LiveRun) -> None:
+        live.handle = None
+        self.queue.add(live)
+        self.pump()
+
+    def watch(self, live: LiveRun) -> None:
+        """Follow an adopted run, whose ``execution`` is set, to its end."""
+        self.live[live.run] = live.entry.active[live.run] = live
+        self._place(live)
+        self._spawn(self._follow(live))
+
+    def _place(self, live: LiveRun) -> None:
+        self.queue.place(live)
+        self._quiet.clear()
+
+    def pump(self) -> None:
+        """Start whatever may start now."""
+        while self.starting and (live := self.queue.take()) is not None:
+            self._quiet.clear()
+            if live.armed:
+                self._spawn(self._attempt(live))
+                continue
+            if not self._unarmed:
+                self._spawn(self._arm())
+            self._unarmed.append(live)
+
+    async def _arm(self) -> None:
+        """Make the right to start durable, for all that got a place in this turn of the loop."""
+        batch, self._unarmed = self._unarmed, []
+        await self._store.starting([live.run for live in batch])
+        for live in batch:
+            live.armed = True
+            self._spawn(self._attempt(live))
+
+    # ── an attempt ────────────────────────────────────────────────────────────────────────────
+
+    async def _attempt(self, live: LiveRun) -> None:
+        """Carry out one attempt, from spawn to result. Nothing that a job does may escape from here."""
+        if live.cancelled is not None:  # before it began
+            self._ended(live, Result(live.cancelled[0], error=live.cancelled[1]))
+            return
+        try:
+            result = await self._execute(live)
+        except ExecutionError as error:
+            result = Result(State.FAILED, error=str(error))
+        except Exception as error:
+            log.exception("run %s of %s: the attempt broke", live.run, live.job.name)
+            result = Result(State.FAILED, error=f"internal error: {type(error).__name__}: {error}")
+        self._ended(live, result)
+
+    async def _execute(self, live: LiveRun) -> Result:
+        policy = live.job.policy
+        path = self._output_path(live.run, live.attempt) if policy.output else None
+        attempt = Attempt(live.run, live.job, live.slot, live.attempt, live.trigger, path)
+        execution = await self._executor.start(attempt)
+        live.execution = execution
+        live.started_at = execution.started_at
+        process = execution.process
+        self._store.started([Started(live.run, live.attempt, execution.started_at, process)])
+        pid = None if process is None else process.pid
+        self._emit(events.RunStart(ts=execution.started_at, **run_fields(live), pid=pid))
+        if live.cancelled is not None:
+            state, reason = live.cancelled
+            execution.cancel(reason, state=state, kill_after=policy.kill_after)
+        return await execution.wait()
+
+    async def _follow(self, live: LiveRun) -> None:
+        assert live.execution is not None  # noqa: S101  (watch() is called with one)
+        try:
+            result = await live.execution.wait()
+        except Exception as error:
+            log.exception("run %s of %s: watching an adopted process broke", live.run, live.job.name)
+            result = Result(State.ABANDONED, error=f"internal error: {error}")
+        self._ended(live, result)
+
+    # ── out ───────────────────────────────────────────────────────────────────────────────────
+
+    def _ended(self, live: LiveRun, result: Result) -> None:
+        now = self._clock.now()
+        wait = None
+        if live.cancelled is None:
+            wait = retry.delay(live.job.policy, live.attempt, result.state, random.random())
+        retry_at = None if wait is None else now + wait
+        self.finish(live, Ended(live.run, live.job.name, live.attempt, now, result, retry_at))
+
+    def finish(self, live: LiveRun, ended: Ended) -> None:
+        """Free the place at once and commit *ended* with the next batch."""
+        self.queue.release(live)
+        self._ends.append((live, ended))
+        if not self._committing:
+            self._committing = True
+            self._quiet.clear()
+            self._spawn(self._commit())
+        self.pump()
+
+    async def _commit(self) -> None:
+        try:
+            while self._ends:
+                batch, self._ends = self._ends, []
+                recorded = await self._store.finish([ended for _, ended in batch])
+                for (live, ended), fresh in zip(batch, recorded, strict=True):
+                    self._after_commit(live, ended, fresh=fresh)
+        finally:
+            self._committing = False
+            if not self.queue.placed:
+                self._quiet.set()
+
+    def _after_commit(self, live: LiveRun, ended: Ended, *, fresh: bool) -> None:
+        if live.execution is not None:
+            live.execution.settle()
+        if ended.retry_at is not None and fresh:
+            fields = run_fields(live)
+            self._emit(
+                events.RunRetry(ts=ended.at, **fields, retry_at=ended.retry_at, error=ended.result.error)
+            )
+            live.attempt += 1
+            live.armed = live.adopted = False
+            live.execution = live.started_at = None
+            self.enlist(live, delay=(ended.retry_at - self._clock.now()).total_seconds())
+            self.pump()
+            return
+        self.live.pop(live.run, None)
+        live.entry.active.pop(live.run, None)
+        live.entry.last_run = live.run
+        if fresh:
+            self._tell_end(live, ended)
+            self._on_end(live, ended.result.state)
+        for waiter in live.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _tell_end(self, live: LiveRun, ended: Ended) -> None:
+        result, started = ended.result, live.started_at
+        fields = run_fields(live)
+        if result.state is State.ABANDONED:
+            reason = result.error or "its end was not seen"
+            self._emit(events.RunAbandoned(ts=ended.at, **fields, reason=reason))
+        self._emit(
+            events.RunEnd(
+                ts=ended.at,
+                **fields,
+                state=str(result.state),
+                exit_code=result.exit_code,
+                signal=result.signal,
+                duration_seconds=None if started is None else (ended.at - started).total_seconds(),
+                lag_seconds=None
+                if started is None or live.slot is None
+                else (started - live.slot).total_seconds(),
+                error=result.error,
+                output_bytes=result.output_bytes,
+            )
+        )
+
+    # ── cancelling and waiting ────────────────────────────────────────────────────────────────
+
+    def cancel(self, run: int, reason: str) -> None:
+        """End run *run*: a waiting one at once, a running one by TERM, then KILL."""
+        live = self.live.get(run)
+        if live is None:
+            raise NotFound(f"run {run}: not queued or running (echoschedd history shows what it came to)")
+        self.cancel_live(live, State.CANCELLED, reason)
+
+    def cancel_live(self, live: LiveRun, state: State, reason: str) -> None:
+        """End *live* with *state* and *reason*; a second call changes nothing."""
+        if live.cancelled is not None:
+            return
+        live.cancelled = (state, reason)
+        if live.placed:
+            # Between arming and spawning there is no execution yet: the attempt looks at `cancelled` itself.
+            if live.execution is not None:
+                live.execution.cancel(reason, state=state, kill_after=live.job.policy.kill_after)
+            return
+        if live.handle is not None:
+            live.handle.cancel()
+            live.handle = None
+        elif not self.queue.discard(live):
+            return  # its end is being committed already
+        self._ended(live, Result(state, error=reason))
+
+    async def wait(self, run: int) -> Run:
+        """Return run *run* when it has ended."""
+        live = self.live.get(run)
+        if live is not None:
+            waiter: asyncio.Future[Run | None] = asyncio.get_running_loop().create_future()
+            live.waiters.append(waiter)
+            await waiter
+        found = await self._store.get_run(run)
+        if found is None:
+            raise NotFound(f"run {run}: there is no such run")
+        return found
+
+    async def drain(self, grace: float) -> bool:
+        """Wait at most *grace* seconds until nothing runs and all ends are committed; tell whether that is so."""
+        try:
+            await asyncio.wait_for(self._quiet.wait(), grace)
+        except TimeoutError:
+            return False
+        return True
+
+
+def run_fields(live: LiveRun) -> dict[str, Any]:
+    """Return the fields that all events of a run carry."""
+    return {
+        "job": live.job.name,
+        "run": live.run,
+        "slot": live.slot,
+        "attempt": live.attempt,
+        "trigger": str(live.trigger),
+    }

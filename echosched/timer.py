@@ -1,0 +1,209 @@
+"""A heap of things that come due, and one wake-up for the earliest of them.
+
+Three clocks meet here. The *wall* clock decides what is due; a timerfd on it wakes the loop at the
+right microsecond and, being cancelled by the kernel when the clock is set or the machine resumes,
+reports every step at once. Where there is no timerfd, :class:`PollingWakeup` looks again every five
+seconds instead. Under a fake clock, whoever moves the clock wakes the heap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import heapq
+import itertools
+import os
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from echosched.protocols import Clock
+
+Item = TypeVar("Item")
+
+RECHECK_SECONDS = 5.0
+"""How late the fall-back may notice that the clock was set."""
+
+
+class Wakeup(Protocol):
+    """Something that calls back once when the wall clock reaches an instant, or when it is set."""
+
+    def arm(self, epoch: float | None) -> None:
+        """Call back at *epoch* (seconds since 1970, wall clock), replacing an earlier wish; ``None``: never."""
+
+    def close(self) -> None:
+        """Release descriptors and handles."""
+
+
+class TimerHeap(Generic[Item]):
+    """Items by due time. Removal is by forgetting: an item pushed again makes its older entry stale."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Item]] = []
+        self._current: dict[Item, int] = {}
+        self._serial = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def push(self, item: Item, epoch: float) -> None:
+        """Make *item* (hashable) due at *epoch*, whatever it was before."""
+        serial = next(self._serial)
+        self._current[item] = serial
+        heapq.heappush(self._heap, (epoch, serial, item))
+        # Stale entries are dropped when they surface; rebuild when they outnumber the live ones.
+        if len(self._heap) > 2 * len(self._current) + 64:
+            self._heap = [entry for entry in self._heap if self._current.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
+
+    def discard(self, item: Item) -> None:
+        """Forget *item*."""
+        self._current.pop(item, None)
+
+    def first(self) -> float | None:
+        """Return when the earliest item is due, in epoch seconds."""
+        heap = self._heap
+        while heap and self._current.get(heap[0][2]) != heap[0][1]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def pop_due(self, epoch: float) -> list[tuple[float, Item]]:
+        """Remove and return what is due at *epoch*, earliest first."""
+        due: list[tuple[float, Item]] = []
+        while (first := self.first()) is not None and first <= epoch:
+            when, _, item = heapq.heappop(self._heap)
+            del self._current[item]
+            due.append((when, item))
+        return due
+
+    def soonest(self, count: int) -> list[tuple[float, Item]]:
+        """Return the *count* earliest items without removing them."""
+        live = (e for e in self._heap if self._current.get(e[2]) == e[1])
+        return [(when, item) for when, _, item in heapq.nsmallest(count, live, key=lambda e: e[:2])]
+
+
+# ── wake-ups ──────────────────────────────────────────────────────────────────────────────────
+
+_TFD_NONBLOCK = os.O_NONBLOCK
+_TFD_CLOEXEC = os.O_CLOEXEC
+_TFD_TIMER_ABSTIME = 1
+_TFD_TIMER_CANCEL_ON_SET = 2
+_CLOCK_REALTIME = 0
+_ITIMERSPEC = struct.Struct("@qqqq")  # interval (s, ns), value (s, ns)
+_FAR_FUTURE = 253_402_300_799  # the end of year 9999: armed only to hear of clock changes
+
+
+class TimerfdWakeup:
+    """A timerfd on CLOCK_REALTIME, absolute, cancelled when the clock is set.
+
+    ctypes below Python 3.13, which has the calls in ``os``. *on_wake* runs on the loop, once for each
+    expiry or clock change.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_wake: Callable[[], None]) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.timerfd_create(_CLOCK_REALTIME, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        if self._fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._loop = loop
+        self._on_wake = on_wake
+        loop.add_reader(self._fd, self._readable)
+        self.arm(None)
+
+    def arm(self, epoch: float | None) -> None:
+        """See :meth:`Wakeup.arm`."""
+        if epoch is None or epoch > _FAR_FUTURE:
+            seconds, nanos = _FAR_FUTURE, 0
+        else:
+            # Zero would disarm; the past fires at once. Rounded up, so that a wake-up is never early.
+            micros = max(-(-epoch * 1_000_000 // 1), 1)
+            seconds, rest = divmod(int(micros), 1_000_000)
+            nanos = rest * 1000
+        spec = _ITIMERSPEC.pack(0, 0, seconds, nanos)
+        flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
+        # After a clock change the next call fails with ECANCELED but has armed all the same; the step
+        # itself is noticed by whoever compares the clocks on each wake-up, so it is enough to wake.
+        if self._libc.timerfd_settime(self._fd, flags, spec, None) < 0:
+            number = ctypes.get_errno()
+            if number != errno.ECANCELED:
+                raise OSError(number, os.strerror(number))
+            self._loop.call_soon(self._on_wake)
+
+    def _readable(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise
+        self._on_wake()
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class PollingWakeup:
+    """The portable fall-back: sleeps on the loop's clock, at most five seconds at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, on_wake: Callable[[], None]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._on_wake = on_wake
+        self._epoch: float | None = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, epoch: float | None) -> None:
+        """See :meth:`Wakeup.arm`."""
+        self._epoch = epoch
+        if self._handle is not None:
+            self._handle.cancel()
+        wait = RECHECK_SECONDS
+        if epoch is not None:
+            wait = min(max(epoch - self._clock.now().timestamp(), 0.0), RECHECK_SECONDS)
+        self._handle = self._loop.call_later(wait, self._on_wake)
+
+    def close(self) -> None:
+        """Cancel what is pending."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+
+class SubscribedWakeup:
+    """For clocks that say when they move (the fake one): wakes when the armed instant has come."""
+
+    def __init__(self, clock: Any, on_wake: Callable[[], None]) -> None:
+        self._clock = clock
+        self._on_wake = on_wake
+        self._epoch: float | None = None
+        clock.subscribe(self._moved)
+
+    def arm(self, epoch: float | None) -> None:
+        """See :meth:`Wakeup.arm`."""
+        self._epoch = epoch
+
+    def _moved(self) -> None:
+        self._on_wake()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._clock.unsubscribe(self._moved)
+
+
+def make_wakeup(loop: asyncio.AbstractEventLoop, clock: Clock, on_wake: Callable[[], None]) -> Wakeup:
+    """Return the best wake-up that this system and *clock* allow."""
+    if hasattr(clock, "subscribe"):
+        return SubscribedWakeup(clock, on_wake)
+    if sys.platform == "linux":
+        try:
+            return TimerfdWakeup(loop, on_wake)
+        except (OSError, AttributeError):
+            pass  # an old kernel, or a C library without the calls: the fall-back is always right, only later
+    return PollingWakeup(loop, clock, on_wake)
