@@ -1,0 +1,102 @@
+"""Talking to a daemon from a shell or a script, with plain blocking sockets.
+
+Kept light: ``echoschedd status`` imports this.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from echosched.control import protocol
+from echosched.errors import NotRunning, PermissionRefused, Unreachable
+
+
+class ControlClient:
+    """One connection to the control socket at *path*; *timeout* in seconds bounds each wait for an answer."""
+
+    def __init__(self, path: str, *, timeout: float | None = 30.0) -> None:
+        self.path = path
+        self._timeout = timeout
+        self._socket: socket.socket | None = None
+        self._buffer = b""
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def call(self, op: str, **args: Any) -> Any:
+        """Carry out *op* and return its data.
+
+        Raises ``NotRunning`` when nobody listens, ``Unreachable`` when nobody answers, and whatever the
+        operation itself raised.
+        """
+        answer = self._request(op, args)
+        if not answer.get("ok"):
+            raise protocol.revive(answer)
+        return answer.get("data")
+
+    def stream(self, op: str, **args: Any) -> Iterator[Any]:
+        """Carry out the streaming *op* and yield its items as they come, without a time limit."""
+        answer = self._request(op, args)
+        if self._socket is not None:
+            self._socket.settimeout(None)
+        while answer.get("more"):
+            yield answer.get("data")
+            answer = self._read()
+        if not answer.get("ok"):
+            raise protocol.revive(answer)
+
+    def _request(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
+        try:
+            sock = self._connect()
+            sock.settimeout(self._timeout)
+            sock.sendall(protocol.encode({"op": op, "args": args}))
+        except (FileNotFoundError, ConnectionRefusedError):
+            self.close()
+            raise NotRunning(f"{self.path}: no daemon listens there (echoschedd start)") from None
+        except PermissionError:
+            self.close()
+            raise PermissionRefused(
+                f"{self.path}: you may not talk to this daemon (its user or root may)"
+            ) from None
+        except OSError as error:
+            self.close()
+            raise Unreachable(f"{self.path}: {error.strerror or error} (echoschedd status)") from None
+        return self._read()
+
+    def _connect(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.settimeout(self._timeout)
+            self._socket.connect(self.path)
+        return self._socket
+
+    def _read(self) -> dict[str, Any]:
+        assert self._socket is not None  # noqa: S101
+        while b"\n" not in self._buffer:
+            try:
+                chunk = self._socket.recv(1 << 16)
+            except TimeoutError:
+                self.close()
+                raise Unreachable(
+                    f"{self.path}: no answer within {self._timeout:g} s (echoschedd status shows whether it stalls)"
+                ) from None
+            except OSError as error:
+                self.close()
+                raise Unreachable(f"{self.path}: {error.strerror or error}") from None
+            if not chunk:
+                self.close()
+                raise Unreachable(f"{self.path}: the daemon hung up (echoschedd status)")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return protocol.decode(line)

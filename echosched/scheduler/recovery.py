@@ -1,0 +1,140 @@
+"""What a new worker does about runs that an earlier one left behind.
+
+For each row that is still queued or running there are four possible truths:
+
+=====================  ==========================================================================
+it runs on             its process is known, or found by its mark: adopt it
+it ended meanwhile     the supervisor kept its exit code: record it
+it never began         nothing of it exists (see :attr:`Evidence.began`): start it now
+nobody knows           it began and is gone without a trace: ``abandoned``
+=====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from echosched import events
+from echosched.model import (
+    Attempt,
+    CommandAction,
+    Ended,
+    Job,
+    OnAbandoned,
+    ProcessIdentity,
+    Result,
+    Run,
+    State,
+)
+from echosched.protocols import Execution
+from echosched.scheduler.core import Scheduler
+from echosched.scheduler.entries import Entry, LiveRun
+from echosched.scheduler.runs import run_fields
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the rest of the system knows of earlier attempts.
+
+    *same_boot*: no reboot (and no new pid namespace) lies in between, so pids still mean what they meant.
+    *held*: processes by tag that the supervisor still holds, alive or with a kept exit code.
+    *find* looks for a living process that carries the attempt's mark. *began* tells whether the attempt's
+    output file exists: it is created by the start itself, so where it is missing nothing was started.
+    *adopt* begins to watch a process; its execution answers ``abandoned`` where the exit code is lost.
+    """
+
+    same_boot: bool
+    held: Mapping[str, ProcessIdentity]
+    find: Callable[[Attempt], ProcessIdentity | None]
+    began: Callable[[int, int], bool]
+    adopt: Callable[[Attempt, ProcessIdentity, datetime | None], Execution]
+    output_path: Callable[[int, int], str | None]
+
+
+async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
+    """Take over every run that has no outcome yet. Call between ``load`` and ``begin``."""
+    now = scheduler.clock.now()
+    for run in await scheduler.store.active():
+        entry = scheduler.roster.entries.get(run.job) or _stranger(run, now)
+        live = LiveRun(
+            entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt, priority=run.priority
+        )
+        attempt = Attempt(
+            run.run, entry.job, run.slot, run.attempt, run.trigger, evidence.output_path(run.run, run.attempt)
+        )
+        process = _process(run, attempt, evidence)
+        if process is not None:
+            _adopt(scheduler, live, run, evidence.adopt(attempt, process, run.started_at), process)
+        elif _may_have_begun(run, entry.job, evidence):
+            _abandon(scheduler, live, now, evidence)
+        else:
+            _start_late(scheduler, live, run, now)
+
+
+def _process(run: Run, attempt: Attempt, evidence: Evidence) -> ProcessIdentity | None:
+    if not evidence.same_boot:
+        return None
+    held = evidence.held.get(attempt.tag)
+    if held is not None:
+        return held
+    if run.state is State.RUNNING and run.process is not None:
+        return run.process
+    if evidence.began(run.run, run.attempt):
+        return evidence.find(attempt)
+    return None
+
+
+def _may_have_begun(run: Run, job: Job, evidence: Evidence) -> bool:
+    if evidence.began(run.run, run.attempt) or run.started_at is not None:
+        return True
+    if run.state is State.QUEUED:
+        return False
+    # The right to start was durable. After a reboot a missing file proves nothing (it may not have
+    # reached the disk), nor does it for a job whose output is discarded.
+    return not evidence.same_boot or not job.policy.output
+
+
+def _adopt(
+    scheduler: Scheduler, live: LiveRun, run: Run, execution: Execution, process: ProcessIdentity
+) -> None:
+    live.adopted = live.armed = True
+    live.execution = execution
+    live.started_at = run.started_at or execution.started_at
+    scheduler.emit(events.RunAdopted(ts=scheduler.clock.now(), **run_fields(live), pid=process.pid))
+    scheduler.runs.watch(live)
+
+
+def _abandon(scheduler: Scheduler, live: LiveRun, now: datetime, evidence: Evidence) -> None:
+    why = "it was running when the scheduler crashed, and its end was not seen"
+    if not evidence.same_boot:
+        why = "it was running when the machine went down"
+    retry_at = now if live.job.policy.on_abandoned is OnAbandoned.RETRY else None
+    result = Result(State.ABANDONED, error=why)
+    scheduler.runs.finish(live, Ended(live.run, live.job.name, live.attempt, now, result, retry_at))
+
+
+def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) -> None:
+    window = live.job.policy.catchup_window
+    due = run.slot or run.queued_at
+    if run.job not in scheduler.roster.entries:
+        result = Result(State.CANCELLED, error="its job was removed before it began")
+    elif now - due > window:
+        result = Result(State.MISSED, error="it was still queued when catchup_window had passed")
+    else:
+        live.armed = run.state is State.RUNNING
+        wait = 0.0 if run.not_before_at is None else (run.not_before_at - now).total_seconds()
+        # Whatever came first goes first; the job's other runs may be alive, so it does not overlap them.
+        live.exclusive = True
+        scheduler.runs.enlist(live, delay=wait)
+        return
+    scheduler.runs.finish(live, Ended(live.run, live.job.name, live.attempt, now, result))
+
+
+def _stranger(run: Run, now: datetime) -> Entry:
+    """Return an entry for a job that is no longer defined, so that its running attempt can end."""
+    return Entry(Job(run.job, CommandAction(()), enabled=False), None, now)
