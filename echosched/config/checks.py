@@ -1,0 +1,145 @@
+"""What can only be judged once all files are read, and the warnings that ``check`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from echosched.config import values as v
+from echosched.config.jobs import Links
+from echosched.config.secrets import SecretResolver, doubtful, references
+from echosched.config.settings import ClusterConfig, NotifyConfig
+from echosched.errors import ExecutionError
+from echosched.model import CommandAction, HttpAction, Job, Policy
+
+
+def check_after(links: Sequence[Links], names: Iterable[str], problems: v.Problems) -> None:
+    """Note jobs that wait for a job that does not exist, and jobs that wait for each other."""
+    known = set(names)
+    earlier: dict[str, str] = {}
+    for link in links:
+        if link.after is None:
+            continue
+        earlier[link.job] = wanted = link.after.job
+        if wanted not in known:
+            problems.add_value_at(link.source, "after", wanted, "no such job" + v.nearest(wanted, known))
+    sources = {link.job: link.source for link in links}
+    told: set[str] = set()
+    for start in earlier:
+        chain: list[str] = []
+        name: str | None = start
+        while name is not None and name not in told and name not in chain:
+            chain.append(name)
+            name = earlier.get(name)
+        if name is not None and name in chain:
+            ring = " after ".join([*chain[chain.index(name) :], name])
+            problems.add_value_at(sources[name], "after", earlier[name], f"goes round in a circle: {ring}")
+        told.update(chain)
+
+
+def check_notify(links: Iterable[Links], known: Iterable[str], problems: v.Problems) -> None:
+    """Note jobs that name a ``[notify.NAME]`` which does not exist."""
+    names = set(known)
+    for link in links:
+        for wanted in link.policy.notify or ():
+            if wanted not in names:
+                reason = f"there is no [notify.{wanted}]{v.nearest(wanted, names)}"
+                problems.add_value_at(link.source, "notify", wanted, reason)
+
+
+def check_groups(links: Iterable[Links], problems: v.Problems) -> None:
+    """Note concurrency groups whose jobs disagree about the limit."""
+    limits: dict[str, tuple[int, str]] = {}
+    for link in links:
+        group, limit = link.policy.concurrency_group, link.policy.concurrency_limit
+        if group is None:
+            continue
+        other, first = limits.setdefault(group, (limit, link.job))
+        if other != limit:
+            reason = f"has the limit {limit} here and {other} for {first} (one group, one limit)"
+            problems.add_value_at(link.source, "concurrency_group", group, reason)
+
+
+# ── warnings ──────────────────────────────────────────────────────────────────────────────────
+
+
+def warnings_of(
+    jobs: Mapping[str, Job],
+    notify: Mapping[str, NotifyConfig],
+    cluster: ClusterConfig | None,
+    environ: Mapping[str, str],
+) -> list[str]:
+    """Return what is allowed but hardly meant: unset secrets, near misses of references, jobs that nothing starts."""
+    resolver = SecretResolver(environ)
+    found: list[str] = []
+    waited: dict[str, str | None] = {}
+    quiet_policies: set[int] = set()
+    for job in jobs.values():
+        if job.schedule is None and job.after is None and job.enabled:
+            found.append(
+                f"{job.source}: nothing starts it: no schedule, no after (only: echoschedd run {job.name})"
+            )
+        action = job.action
+        if type(action) is CommandAction and type(action.command) is str and "${" not in action.command:
+            # Almost every job of a large crontab: nothing to look into, and settings shared with the one before.
+            if (
+                id(job.policy) in quiet_policies
+                and not action.args
+                and action.stdin is None
+                and not job.process.env
+            ):
+                continue
+        before = len(found)
+        _warn(job.source, _job_strings(job), resolver, waited, found)
+        if (
+            len(found) == before
+            and job.process.env == ()
+            and job.process.env_file is None
+            and job.process.cwd is None
+        ):
+            quiet_policies.add(id(job.policy))
+    for name, target in notify.items():
+        _warn(f"notify.{name}", _strings(target.options), resolver, waited, found)
+    if cluster is not None:
+        _warn("cluster", iter((cluster.dsn,)), resolver, waited, found)
+    return found
+
+
+def _warn(
+    place: str, texts: Iterator[str], resolver: SecretResolver, known: dict[str, str | None], found: list[str]
+) -> None:
+    told: set[str] = set()
+    for text in texts:
+        for reference in references(text):
+            if reference not in known:
+                try:
+                    resolver(reference)
+                    known[reference] = None
+                except ExecutionError as error:
+                    known[reference] = str(error)
+            reason = known[reference]
+            if reason is not None and reason not in told:
+                told.add(reason)
+                found.append(f"{place}: {reason} (now; each run looks again and fails without it)")
+        near = doubtful(text)
+        if near is not None:
+            found.append(f"{place}: {near}")
+
+
+def _job_strings(job: Job) -> Iterator[str]:
+    action = job.action
+    if isinstance(action, (CommandAction, HttpAction)):
+        yield from _strings(tuple(getattr(action, name) for name in type(action).__slots__))
+    policy: Policy = job.policy
+    yield from _strings((policy.healthcheck, job.process.env, job.process.env_file, job.process.cwd))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _strings(item)

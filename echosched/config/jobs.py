@@ -1,0 +1,284 @@
+"""``[defaults]`` and ``[job.NAME]`` tables → :class:`~echosched.model.Job` values.
+
+Jobs with equal settings share one Policy and one Process object, whatever file they come from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from echosched.config import values as v
+from echosched.config.actions import ACTION_KEYS, ACTION_OPTIONS, read_action
+from echosched.config.digest import definition_of, timing_of
+from echosched.config.job_keys import JOB_KEYS, POLICY_KEYS, PROCESS_KEYS
+from echosched.errors import ScheduleError
+from echosched.model import Action, After, AfterWhen, Dst, Job, Policy, Process
+from echosched.protocols import Schedule
+from echosched.schedule import excluding, parse_schedule
+from echosched.schedule.zones import find_zone
+
+_NAME = re.compile(r"[\w][\w.:@+-]{0,127}")
+_LONGEST_NAME = 128
+
+
+class Links(NamedTuple):
+    """What a job, even a faulty one, refers to: judged when all files are read."""
+
+    source: str
+    job: str
+    after: After | None
+    policy: Policy
+
+
+class JobReader:
+    """Reads job tables with one set of problems, one user and one pool of shared settings."""
+
+    def __init__(self, problems: v.Problems, *, uid: int, stays_root: bool) -> None:
+        """Note problems in *problems*; *stays_root*: the daemon keeps root's rights (if it has them)."""
+        self.problems = problems
+        self._uid = uid
+        self._stays_root = stays_root
+        self._policies: dict[Policy, Policy] = {}
+        self._processes: dict[Process, Process] = {}
+        self._zones: dict[str, str | None] = {}
+        self.links: list[Links] = []
+
+    # ── shared settings ───────────────────────────────────────────────────────────────────────
+
+    def policy(self, values: Mapping[str, Any]) -> Policy:
+        """Return the shared policy that parsed job keys describe."""
+        chosen = {key: values[key] for key in POLICY_KEYS if key in values}
+        if "concurrency_group" in chosen:
+            chosen["concurrency_group"], chosen["concurrency_limit"] = chosen["concurrency_group"]
+        policy = Policy(**chosen)
+        return self._policies.setdefault(policy, policy)
+
+    def process(self, values: Mapping[str, Any]) -> Process:
+        """Return the shared process settings that parsed job keys describe; ``~`` is resolved here."""
+        chosen = {key: values[key] for key in PROCESS_KEYS if key in values}
+        for key in ("cwd", "env_file"):
+            if str(chosen.get(key, "")).startswith("~"):
+                chosen[key] = self._home(chosen[key], chosen.get("user"))
+        process = Process(**chosen)
+        return self._processes.setdefault(process, process)
+
+    def zone_problem(self, name: str) -> str | None:
+        """Return why *name* is no time zone, or ``None``; asks once for each name."""
+        if name not in self._zones:
+            self._zones[name] = None if find_zone(name) is not None else _unknown_zone(name)
+        return self._zones[name]
+
+    def _home(self, place: str, user: str | None) -> str:
+        head, _, rest = place.partition("/")
+        if head == "~" and user is not None:
+            head = "~" + user
+        return os.path.expanduser(head) + ("/" + rest if rest else "")
+
+    # ── tables ────────────────────────────────────────────────────────────────────────────────
+
+    def defaults(self, table: Any, place: str, inherited: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parsed ``[defaults]`` of one file, over those of the main file."""
+        if not isinstance(table, dict):
+            self.problems.add_value(place, "defaults", table, "must be a table")
+            return dict(inherited)
+        for key in ACTION_KEYS:
+            if key in table:
+                self.problems.add(place, f"defaults.{key}", "what a job does cannot be a default")
+        parsed = self._values(
+            {k: x for k, x in table.items() if k not in ACTION_KEYS}, place, "defaults", JOB_KEYS
+        )
+        return _over(inherited, parsed)
+
+    def job(
+        self, name: str, table: Any, place: str, defaults: Mapping[str, Any], timezone: str
+    ) -> Job | None:
+        """Return the job that *table* describes; ``None`` when *problems* got the reasons."""
+        key = f"job.{name}"
+        before = len(self.problems.lines)
+        if _NAME.fullmatch(name) is None:
+            key = f"job.{v.shown(name)}"
+            self._bad_name(name, place, key)
+        if not isinstance(table, dict):
+            self.problems.add_value(place, key, table, "must be a table")
+            return None
+        own = self._values({k: x for k, x in table.items() if k not in ACTION_KEYS}, place, key, JOB_KEYS)
+        values = _over(defaults, own)
+        action = self._action(table, own, values, place, key)
+        self._check_account(values, table, place, key)
+        after = After(values["after"][0], AfterWhen(values["after"][1])) if "after" in values else None
+        texts: tuple[str, ...] = values.get("schedule", ())
+        if len(texts) == 1 and texts[0].strip().startswith("after ") and after is None:
+            after, texts = After(texts[0].strip().removeprefix("after ").strip()), ()
+        zone = values.get("timezone", timezone)
+        wrong = self.zone_problem(zone)
+        if wrong is not None and "timezone" in own:
+            self.problems.add_value(place, f"{key}.timezone", zone, wrong)
+        schedule = self._schedule(name, texts, "UTC" if wrong else zone, values, table, place, key)
+        policy, process = self.policy(values), self.process(values)
+        self.links.append(Links(f"{place}: {key}", name, after, policy))
+        if action is None or len(self.problems.lines) > before:
+            return None
+        dst = values.get("dst", Dst.ONCE)
+        return Job(
+            name=name,
+            action=action,
+            schedule=schedule,
+            schedule_text=" | ".join(texts),
+            timezone=zone,
+            description=values.get("description", ""),
+            enabled=values.get("enabled", True),
+            after=after,
+            policy=policy,
+            process=process,
+            definition=definition_of(action, policy, process),
+            timing=timing_of(texts, zone, dst=str(dst), excluded=values.get("except", ()), after=after),
+            source=f"{place}: {key}",
+        )
+
+    # ── parts ─────────────────────────────────────────────────────────────────────────────────
+
+    def _values(
+        self, table: Mapping[str, Any], place: str, key: str, readers: Mapping[str, v.Reader]
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, content in table.items():
+            reader = readers.get(name)
+            if reader is None:
+                self.problems.unknown(place, key, name, (*readers, *ACTION_KEYS))
+                continue
+            try:
+                values[name] = reader(content)
+            except ValueError as error:
+                self.problems.add_value(place, f"{key}.{name}", content, str(error))
+        return values
+
+    def _action(
+        self,
+        table: Mapping[str, Any],
+        own: Mapping[str, Any],
+        values: Mapping[str, Any],
+        place: str,
+        key: str,
+    ) -> Action | None:
+        kinds = [kind for kind in ACTION_KEYS if kind in table]
+        if not kinds:
+            self.problems.add(place, key, "does nothing: give it a command, http, python or builtin")
+            return None
+        if len(kinds) > 1:
+            self.problems.add(place, key, f"does two things, {' and '.join(kinds)}: make it one, or two jobs")
+            return None
+        kind = kinds[0]
+        for name, kinds_with in ACTION_OPTIONS.items():
+            if name in own and kind not in kinds_with:
+                self.problems.add(place, f"{key}.{name}", f"means nothing for a job with {kind}")
+        options = {
+            name: values[name]
+            for name, kinds_with in ACTION_OPTIONS.items()
+            if name in values and kind in kinds_with
+        }
+        return read_action(kind, table[kind], options, place, key, self.problems)
+
+    def _schedule(
+        self,
+        name: str,
+        texts: tuple[str, ...],
+        zone: str,
+        values: Mapping[str, Any],
+        table: Mapping[str, Any],
+        place: str,
+        key: str,
+    ) -> Schedule | None:
+        if not texts:
+            if "except" in table:
+                self.problems.add(place, f"{key}.except", "means nothing without a schedule")
+            return None
+        dst = str(values.get("dst", Dst.ONCE))
+        schedule: Schedule | None = None
+        try:
+            schedule = parse_schedule(texts[0] if len(texts) == 1 else list(texts), zone, name=name, dst=dst)
+        except ScheduleError as error:
+            self._blame(f"{key}.schedule", texts, zone, dst, name, place, str(error))
+        excluded: tuple[str, ...] = values.get("except", ())
+        if excluded and schedule is not None:
+            try:
+                schedule = excluding(schedule, list(excluded), zone)
+            except ScheduleError as error:
+                self.problems.add_value(
+                    place, f"{key}.except", excluded[0] if len(excluded) == 1 else list(excluded), str(error)
+                )
+        return schedule
+
+    def _blame(
+        self, key: str, texts: tuple[str, ...], zone: str, dst: str, name: str, place: str, reason: str
+    ) -> None:
+        """Name the expression of a list that is wrong; all of them are tried."""
+        blamed = False
+        for index, text in enumerate(texts if len(texts) > 1 else ()):
+            try:
+                parse_schedule(text, zone, name=name, dst=dst)
+            except ScheduleError as error:
+                self.problems.add_value(place, f"{key}[{index}]", text, str(error))
+                blamed = True
+        if not blamed:
+            self.problems.add_value(place, key, texts[0] if len(texts) == 1 else list(texts), reason)
+
+    def _check_account(
+        self, values: Mapping[str, Any], table: Mapping[str, Any], place: str, key: str
+    ) -> None:
+        for name in ("user", "group"):
+            if name not in values:
+                continue
+            account = values[name]
+            full = f"{key}.{name}" if name in table else f"defaults.{name}"
+            if self._uid != 0:
+                self.problems.add_value(
+                    place, full, account, "only a daemon run by root can run jobs as somebody else"
+                )
+            elif not self._stays_root:
+                self.problems.add_value(
+                    place, full, account, "the daemon gives up root ([daemon] user) and cannot do this"
+                )
+            elif not account_exists(account, group=name == "group"):
+                self.problems.add_value(place, full, account, f"no such {name} on this machine")
+
+    def _bad_name(self, name: str, place: str, key: str) -> None:
+        cure = re.sub(r"[^\w.:@+-]+", "-", name[:_LONGEST_NAME]).strip("-.:@+") or "job"
+        self.problems.add(
+            place,
+            key,
+            f"a job's name has letters, digits and _ . : @ + -, at most {_LONGEST_NAME}, and begins with a letter "
+            f"or digit (such as {v.shown(cure)})",
+        )
+
+
+def _over(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *own* values over *defaults*; environment variables are merged one by one."""
+    values = {**defaults, **own}
+    if "env" in defaults and "env" in own:
+        values["env"] = tuple(sorted({**dict(defaults["env"]), **dict(own["env"])}.items()))
+    return values
+
+
+def account_exists(name: str, *, group: bool = False) -> bool:
+    """Tell whether this machine knows the user (or group); numeric ids are taken as they are."""
+    if name.isdigit():
+        return True
+    import grp
+    import pwd
+
+    try:
+        _ = grp.getgrnam(name) if group else pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _unknown_zone(name: str) -> str:
+    from zoneinfo import available_timezones
+
+    return "unknown time zone" + (
+        v.nearest(name, available_timezones()) or ' (use a name such as "Europe/Berlin", or "UTC")'
+    )
