@@ -1,0 +1,137 @@
+"""What the web server asks of the scheduler, and the real answer: the control socket.
+
+The server never touches the store or the loop itself. It asks the worker over its socket, and reads
+the worker's health from the files that ``status`` reads, so that a dead or hung scheduler is
+something that the page shows and not something that hangs the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+from echosched.errors import NotRunning, Unreachable
+from echosched.journal.read import Follower, afollow, parse
+from echosched.protocols import Facts
+from echosched.web.lifecycle import Lifecycle
+from echosched.web.settings import WebSettings
+
+CALL_TIMEOUT_SECONDS = 20.0
+CALLS_AT_ONCE = 8
+
+
+class Backend(Protocol):
+    """The scheduler, as seen from the web server."""
+
+    async def call(self, op: str, /, **args: Any) -> Any:
+        """Do one operation in the worker; raises an ``EchoschedError`` with the worker's code and words."""
+
+    def follow(self, after: str | None) -> AsyncIterator[tuple[str, Facts]]:
+        """Yield ``(id, event)`` for every journal event behind id *after* (``None``: new ones), for ever."""
+
+    async def journal(self, n: int, wanted: Callable[[Facts], bool]) -> tuple[list[Facts], str]:
+        """Return the last *n* *wanted* events, oldest first, and the id behind which to :meth:`follow` on."""
+
+    async def status(self) -> Facts:
+        """Return ``status --json``; also when there is no scheduler, and never late because of a hung one."""
+
+    async def start(self) -> int:
+        """Start the scheduler and return its pid once it is ready; the same pid if it runs already."""
+
+    async def stop(self) -> None:
+        """Stop the scheduler and wait until it is gone."""
+
+    async def restart(self) -> int:
+        """Stop and start; return the new pid."""
+
+    async def close(self) -> None:
+        """Release what is held."""
+
+
+class DaemonBackend:
+    """The :class:`Backend` of a real daemon.
+
+    At most a few calls are with the worker at once: a crowd of browsers queues up here, where it costs the
+    scheduler nothing.
+    """
+
+    def __init__(self, settings: WebSettings) -> None:
+        # Imported here: the control client brings the configuration's world with it, which tests of
+        # the server alone do without.
+        from echosched.control.aio import AsyncControlClient
+
+        self._settings = settings
+        self._client = AsyncControlClient(settings.paths.socket)
+        self._turn = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._lifecycle = Lifecycle(settings, self.status)
+
+    async def call(self, op: str, /, **args: Any) -> Any:
+        """Do one operation in the worker."""
+        # An operation that waits in the worker on purpose brings its own limit.
+        limit = float(args.get("timeout_seconds") or 0.0) + CALL_TIMEOUT_SECONDS
+        if "timeout_seconds" in args:
+            return await self._limited(limit, op, args)
+        async with self._turn:
+            return await self._limited(limit, op, args)
+
+    async def _limited(self, limit: float, op: str, args: dict[str, Any]) -> Any:
+        try:
+            async with asyncio.timeout(limit):
+                return await self._client.call(op, **args)
+        except TimeoutError:
+            raise Unreachable(
+                f"scheduler: no answer to {op!r} within {limit:.0f} s (see its status; restart it if stalled)"
+            ) from None
+        except (ConnectionError, FileNotFoundError) as error:
+            raise NotRunning("scheduler: not running (press Start, or run: echoschedd start)") from error
+
+    async def follow(self, after: str | None) -> AsyncIterator[tuple[str, Facts]]:
+        """Follow the journal's file, across rotations.
+
+        Not the worker's stream: the file costs the worker nothing, and the supervisor writes there too,
+        just when there is no worker to ask.
+        """
+        async with contextlib.aclosing(afollow(self._settings.paths.log, position=after)) as lines:  # type: ignore[type-var]
+            async for position, line in lines:
+                if (event := parse(line)) is not None:
+                    yield position, event
+
+    async def journal(self, n: int, wanted: Callable[[Facts], bool]) -> tuple[list[Facts], str]:
+        """Return the last *n* *wanted* events and the place behind them."""
+        return await asyncio.to_thread(self._journal, n, wanted)
+
+    def _journal(self, n: int, wanted: Callable[[Facts], bool]) -> tuple[list[Facts], str]:
+        def keep(line: str) -> bool:
+            event = parse(line)
+            return event is not None and wanted(event)
+
+        follower = Follower(self._settings.paths.log, last=n, keep=keep)
+        try:
+            events = [parse(line) for line in follower.read()]
+            return [event for event in events if event is not None], follower.position
+        finally:
+            follower.close()
+
+    async def status(self) -> Facts:
+        """Return ``status --json`` from the files that the daemon keeps."""
+        from echosched.control.client import full_status
+
+        return await asyncio.to_thread(full_status, self._settings.paths)
+
+    async def start(self) -> int:
+        """Start the scheduler; return its pid."""
+        return await self._lifecycle.start()
+
+    async def stop(self) -> None:
+        """Stop the scheduler."""
+        await self._lifecycle.stop()
+
+    async def restart(self) -> int:
+        """Stop and start the scheduler; return the new pid."""
+        return await self._lifecycle.restart()
+
+    async def close(self) -> None:
+        """End what this process alone keeps alive."""
+        await self._lifecycle.close()

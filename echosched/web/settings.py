@@ -1,0 +1,56 @@
+"""What a web server needs to know before it can start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from echosched.config.paths import Paths
+    from echosched.config.settings import WebConfig
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 5000
+GUARD_SECONDS = 30.0
+BODY_LIMIT_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The settings of one web server process.
+
+    *allowed_hosts* are host names, beside loopback names and plain addresses, under which browsers may reach
+    this server. *port* 0 lets the kernel choose. *key_file* ``None`` means the instance's own ``web.key``.
+    """
+
+    paths: Paths
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    key_file: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    guard_seconds: float = GUARD_SECONDS
+    start_wait_seconds: float = 60.0
+
+    @property
+    def key_path(self) -> Path:
+        """Return where the key is kept."""
+        return Path(self.key_file or self.paths.web_key)
+
+    @classmethod
+    def of(
+        cls, paths: Paths, config: WebConfig, *, host: str | None = None, port: int | None = None
+    ) -> WebSettings:
+        """Return the settings of instance *paths* as configured, *host* and *port* being the command line's."""
+        return cls(
+            paths=paths,
+            host=config.host if host is None else host,
+            port=config.port if port is None else port,
+            key_file=config.key_file,
+            allowed_hosts=config.allowed_hosts,
+        )
+
+
+Announce = Callable[[str], None]
+"""Says one line to whoever started the server (the command line prints it)."""
