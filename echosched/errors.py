@@ -86,6 +86,12 @@ class StoreUnavailable(StoreError):
     code = "store_unavailable"
 
 
+class StoreCorrupt(StoreUnavailable):
+    """The store's file is damaged; it can only be set aside, never written again."""
+
+    code = "store_corrupt"
+
+
 class NotFound(EchoschedError):
     """No such job or run."""
 

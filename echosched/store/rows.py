@@ -1,0 +1,112 @@
+"""Values of the model as rows of the database, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from echosched.clock import from_micros, rfc3339, to_micros
+from echosched.model import JobRecord, ProcessIdentity, Run, State, Trigger
+
+RUN_COLUMNS = (
+    "run", "job", "slot", "trigger", "attempt", "state", "queued_at", "started_at", "ended_at", "exit_code",
+    "signal", "error", "output_bytes", "owner", "not_before_at", "priority", "pid", "start_ticks", "attempts",
+)  # fmt: skip
+RUN_LIST = ", ".join(RUN_COLUMNS)
+JOB_COLUMNS = ("name", "cursor_at", "anchor_at", "timing", "enabled", "paused", "parked", "last_run")
+
+_STATES = {str(state): state for state in State}
+_TRIGGERS = {str(trigger): trigger for trigger in Trigger}
+
+
+def micros(instant: datetime | None) -> int | None:
+    """Return *instant* as the database keeps it."""
+    return None if instant is None else to_micros(instant)
+
+
+def instant(value: int | None) -> datetime | None:
+    """Return the aware UTC datetime that the database keeps as *value*."""
+    return None if value is None else from_micros(value)
+
+
+def text(value: str | None) -> str | None:
+    """Return *value* without what a database text cannot hold (lone surrogates, NUL), visibly escaped."""
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
+def run_from_row(row: Sequence[Any]) -> Run:
+    """Return the run that a row of :data:`RUN_COLUMNS` describes."""
+    pid, ticks, attempts = row[16:19]
+    return Run(
+        run=row[0],
+        job=row[1],
+        slot=instant(row[2]),
+        trigger=_TRIGGERS[row[3]],
+        attempt=row[4],
+        state=_STATES[row[5]],
+        queued_at=from_micros(row[6]),
+        started_at=instant(row[7]),
+        ended_at=instant(row[8]),
+        exit_code=row[9],
+        signal=row[10],
+        error=row[11],
+        output_bytes=row[12],
+        owner=row[13],
+        not_before_at=instant(row[14]),
+        priority=row[15],
+        process=None if pid is None else ProcessIdentity(pid, ticks),
+        attempts=() if attempts is None else tuple(json.loads(attempts)),
+    )
+
+
+def job_row(record: JobRecord) -> tuple[Any, ...]:
+    """Return *record* as a row of :data:`JOB_COLUMNS` without the last."""
+    return (
+        text(record.name),
+        to_micros(record.cursor_at),
+        micros(record.anchor_at),
+        record.timing,
+        int(record.enabled),
+        int(record.paused),
+        text(record.parked),
+    )
+
+
+def job_from_row(row: Sequence[Any]) -> JobRecord:
+    """Return the record that a row of :data:`JOB_COLUMNS` describes."""
+    name, cursor_at, anchor_at, timing, enabled, paused, parked, last_run = row
+    return JobRecord(
+        name,
+        from_micros(cursor_at),
+        instant(anchor_at),
+        timing,
+        bool(enabled),
+        bool(paused),
+        parked,
+        last_run,
+    )
+
+
+def ended_attempt(
+    attempt: int,
+    state: State,
+    started_at: datetime | None,
+    ended_at: datetime,
+    exit_code: int | None,
+    signal: int | None,
+    error: str | None,
+) -> Mapping[str, Any]:
+    """Return what a run keeps of an attempt that was followed by another (a member of ``Run.attempts``)."""
+    return {
+        "attempt": attempt,
+        "state": str(state),
+        "started_at": None if started_at is None else rfc3339(started_at),
+        "ended_at": rfc3339(ended_at),
+        "exit_code": exit_code,
+        "signal": signal,
+        "error": error,
+    }

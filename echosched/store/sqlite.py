@@ -1,0 +1,273 @@
+"""The SQLite store: the truth about slots and runs on one machine.
+
+Writes go through one thread with group commit (:mod:`echosched.store.writer`), reads through another
+thread with a connection of its own: in write-ahead mode neither waits for the other, so a long
+history query never delays a claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from echosched.clock import SystemClock
+from echosched.errors import StoreError, StoreUnavailable
+from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
+from echosched.store import reads, schema, writes
+from echosched.store.faults import translate, wants_new_connection
+from echosched.store.prune import Pruner
+from echosched.store.writer import Writer
+
+if TYPE_CHECKING:
+    from echosched.protocols import Clock
+
+_T = TypeVar("_T")
+_STARTS_WAIT_SECONDS = 1.0  # how long a noted start may stay unwritten
+
+
+class SqliteStore:
+    """A :class:`~echosched.protocols.Store` in one SQLite file.
+
+    *owner* names this process in the runs it claims. *busy_seconds* bounds how long a write waits for
+    another program's lock. With *read_only* nothing is ever written, also no schema; several programs
+    may read while one daemon writes.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        owner: str | None = None,
+        read_only: bool = False,
+        clock: Clock | None = None,
+        busy_seconds: float = 1.0,
+        steps: Sequence[str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.owner = owner
+        self.read_only = read_only
+        self._clock: Clock = clock or SystemClock()
+        self._busy_seconds = busy_seconds
+        self._steps = tuple(steps) if steps is not None else schema.migrations()
+        self._writer: Writer | None = None
+        self._reader: _Reader | None = None
+        self._pruner = Pruner()
+        self._flush_timer: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Open or create the file and migrate it up.
+
+        Raises ``StoreUnusable`` for what must not be touched, ``StoreUnavailable`` where an outside fault
+        prevents it, ``StoreCorrupt`` where the file is damaged.
+        """
+        self._reader = _Reader(str(self.path), self._connect_reader)
+        try:
+            if self.read_only:
+                await self._reader.run(lambda connection: None)
+                return
+            self._writer = Writer(str(self.path), self._connect_writer, self._reader.checkpoint_soon)
+            self._writer.start()
+            await self._writer.submit(lambda connection: None)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Write what is pending and close; closing twice is harmless."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        writer, self._writer = self._writer, None
+        reader, self._reader = self._reader, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+        if reader is not None:
+            await reader.close()
+
+    # ── writes ────────────────────────────────────────────────────────────────────────────────
+
+    async def save_jobs(self, records: Iterable[JobRecord]) -> None:
+        """Insert or replace job records, all but ``last_run``."""
+        batch = list(records)
+        await self._write(lambda connection: writes.save_jobs(connection, batch))
+
+    async def claim(self, claims: Sequence[Claim]) -> list[int | None]:
+        """Account for slots in one transaction; a run number for each claim, ``None`` where it came too late."""
+        return await self._write(lambda connection: writes.claim(connection, claims, self.owner))
+
+    async def starting(self, runs: Sequence[int]) -> None:
+        """Turn QUEUED runs to RUNNING, durably."""
+        await self._write(lambda connection: writes.starting(connection, runs, self.owner))
+
+    def started(self, starts: Sequence[Started]) -> None:
+        """Note when attempts began: written with the next commit, at the latest within a second."""
+        writer = self._writing()
+        if starts and writer.note(starts):
+            self._flush_timer = asyncio.get_running_loop().call_later(_STARTS_WAIT_SECONDS, writer.flush)
+
+    async def finish(self, ends: Sequence[Ended]) -> list[bool]:
+        """Record ends in one transaction; ``False`` where the run had an outcome already or another attempt."""
+        return await self._write(lambda connection: writes.finish(connection, ends))
+
+    async def set_note(self, key: str, value: str | None) -> None:
+        """Keep (``None``: forget) a small value under *key*."""
+        await self._write(lambda connection: writes.set_note(connection, key, value))
+
+    async def prune(
+        self,
+        *,
+        runs_before: datetime,
+        keep: int,
+        outputs_before: datetime,
+        slots_before: datetime,
+        batch: int = 500,
+    ) -> Pruned:
+        """Remove one batch of old runs and slot rows; zeros mean that nothing is left.
+
+        What goes is searched for in the reading thread; only the deletion itself, by primary key, takes
+        the writer's time, and only when no claim or end waits.
+        """
+        writer = self._writing()
+        found = await self._read(
+            lambda connection: self._pruner.find(
+                connection, runs_before, keep, outputs_before, slots_before, batch
+            )
+        )
+        if found.is_empty:
+            return Pruned()
+        return await writer.submit(found.remove, background=True)
+
+    # ── reads ─────────────────────────────────────────────────────────────────────────────────
+
+    async def load_jobs(self) -> dict[str, JobRecord]:
+        """Return all job records by name, also of jobs no longer defined."""
+        return await self._read(reads.load_jobs)
+
+    async def active(self) -> list[Run]:
+        """Return all queued and running runs, oldest slot first."""
+        return await self._read(reads.active)
+
+    async def get_run(self, run: int) -> Run | None:
+        """Return one run."""
+        return await self._read(lambda connection: reads.get_run(connection, run))
+
+    async def history(
+        self,
+        *,
+        job: str | None = None,
+        states: Sequence[State] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before_run: int | None = None,
+        limit: int = 50,
+    ) -> list[Run]:
+        """Return runs, newest first; *since* (inclusive) and *until* (exclusive) bound ``queued_at``."""
+        wanted = reads.HistoryQuery(job, tuple(dict.fromkeys(states)), since, until, before_run, limit)
+        return await self._read(lambda connection: reads.history(connection, wanted))
+
+    async def counts(self) -> dict[State, int]:
+        """Return how many runs are in each state."""
+        return await self._read(reads.counts)
+
+    async def get_note(self, key: str) -> str | None:
+        """Return a small value kept under *key*."""
+        return await self._read(lambda connection: reads.get_note(connection, key))
+
+    async def check(self) -> list[str]:
+        """Return what an integrity check finds wrong. It reads the whole file, on a thread of its own."""
+
+        def examine() -> list[str]:
+            try:
+                with contextlib.closing(self._connect_reader()) as connection:
+                    return reads.check(connection)
+            except sqlite3.Error as error:
+                return [str(translate(error, str(self.path)))]
+
+        self._reading()
+        return await asyncio.to_thread(examine)
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────
+
+    async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await self._writing().submit(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        reader = self._reading()
+        if self._writer is not None and self._writer.has_starts:
+            # Whoever started an attempt and asks for its run must see the start. If it cannot be
+            # written now, it stays noted, and the read goes on without it.
+            with contextlib.suppress(StoreUnavailable):
+                await self._writer.submit(lambda connection: None)
+        return await reader.run(work)
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            why = "was opened for reading only" if self.read_only else "the store is not open"
+            raise StoreError(f"{self.path}: {why}")
+        return self._writer
+
+    def _reading(self) -> _Reader:
+        if self._reader is None:
+            raise StoreError(f"{self.path}: the store is not open")
+        return self._reader
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        stamp = f"{self._clock.now():%Y%m%dT%H%M%SZ}"
+        return schema.open_for_writing(self.path, self._steps, stamp, busy_seconds=self._busy_seconds)
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        if self.read_only:
+            return schema.open_for_reading(self.path, len(self._steps), busy_seconds=self._busy_seconds)
+        # Open for writing although it only reads: this connection also runs the checkpoints.
+        connection = schema.connect(self.path, "rw", busy_seconds=self._busy_seconds)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+
+class _Reader:
+    """One thread with one connection for reading; a connection that failed is opened again."""
+
+    def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._path = path
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+
+    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
+
+    def checkpoint_soon(self) -> None:
+        """Move the log into the file between two reads, beside the writer, which goes on meanwhile."""
+        with contextlib.suppress(RuntimeError):  # closing: the last connection checkpoints by itself
+            self._pool.submit(self._checkpoint)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect)
+        self._pool.shutdown()
+
+    def _checkpoint(self) -> None:
+        # A checkpoint that fails loses nothing: the log keeps the commits, and the next burst tries again.
+        with contextlib.suppress(StoreError):
+            self._do(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+
+    def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            return work(self._connection)
+        except sqlite3.Error as error:
+            if wants_new_connection(error):
+                self._disconnect()
+            raise translate(error, self._path) from error
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()

@@ -1,0 +1,247 @@
+"""The writer thread: one connection, group commit.
+
+Everything that waits when the thread wakes goes into one transaction: the starts noted since the
+last commit, then each caller's work inside a savepoint of its own, so that one caller's mistake does
+not undo another's. One commit makes all of it durable, and one call wakes the event loop to deliver
+all answers. A burst of a thousand claims or ends thus costs one disk flush and one loop wake-up.
+
+Background work (pruning) is taken only when nothing else waits, one piece for each transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from echosched.errors import StoreError, StoreUnavailable
+from echosched.model import Started
+from echosched.store.faults import translate, wants_new_connection
+from echosched.store.writes import note_starts
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+Work = Callable[[sqlite3.Connection], Any]
+
+_MOST_STARTS = 20_000  # kept while they cannot be written; beyond that the oldest are forgotten
+_CHECKPOINT_ROWS = 4_000
+_CHECKPOINT_COMMITS = 250
+
+
+@dataclass(slots=True)
+class _Task:
+    work: Work
+    future: asyncio.Future[Any]
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Runs pieces of work in transactions on a thread of its own.
+
+    *connect* opens the writing connection (in the thread). *after_burst* is called in the thread when
+    enough was written since its last call and nothing waits: the place for a checkpoint.
+    """
+
+    def __init__(
+        self, path: str, connect: Callable[[], sqlite3.Connection], after_burst: Callable[[], object]
+    ) -> None:
+        self._path = path
+        self._connect = connect
+        self._after_burst = after_burst
+        self._connection: sqlite3.Connection | None = None
+        self._wake = threading.Condition()
+        self._tasks: deque[_Task] = deque()
+        self._background: deque[_Task] = deque()
+        self._starts: list[Started] = []
+        self._flush = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._commits = 0
+        self._rows_seen = 0
+
+    def start(self) -> None:
+        """Start the thread. It opens the connection with the first work."""
+        self._closing = False
+        self._thread = threading.Thread(target=self._live, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, work: Callable[[sqlite3.Connection], _T], *, background: bool = False
+    ) -> asyncio.Future[_T]:
+        """Return a future of what *work* returns once it is committed. Call from a running loop."""
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        task = _Task(work, future)
+        with self._wake:
+            if self._closing or self._thread is None:
+                raise StoreError(f"{self._path}: the store is closed")
+            (self._background if background else self._tasks).append(task)
+            self._wake.notify()
+        return future
+
+    def note(self, starts: Sequence[Started]) -> bool:
+        """Keep *starts* for the next commit, without waking the thread; tell whether none waited before."""
+        with self._wake:
+            first = not self._starts
+            self._starts += starts
+            return first
+
+    @property
+    def has_starts(self) -> bool:
+        """Tell whether starts wait for a commit."""
+        return bool(self._starts)
+
+    def flush(self) -> None:
+        """Have the noted starts written soon."""
+        with self._wake:
+            self._flush = True
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Write what waits, close the connection, end the thread. Blocks; not for the loop's thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    # ── in the thread ─────────────────────────────────────────────────────────────────────────
+
+    def _live(self) -> None:
+        try:
+            while self._wait():
+                group, starts = self._take()
+                if group or starts:
+                    self._run(group, starts)
+                    self._deliver(group)
+                self._maybe_checkpoint()
+        finally:
+            self._disconnect()
+
+    def _wait(self) -> bool:
+        """Block until there is something to do; ``False`` when all is done and the store closes."""
+        with self._wake:
+            while not (self._tasks or self._background or self._flush or self._closing):
+                self._wake.wait()
+            return bool(self._tasks or self._background or self._flush or self._starts) or not self._closing
+
+    def _take(self) -> tuple[list[_Task], list[Started]]:
+        with self._wake:
+            if self._tasks:
+                group = list(self._tasks)
+                self._tasks.clear()
+            else:
+                group = [self._background.popleft()] if self._background else []
+            starts, self._starts = self._starts, []
+            self._flush = False
+            return group, starts
+
+    def _run(self, group: list[_Task], starts: list[Started]) -> None:
+        try:
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            if starts:
+                note_starts(connection, starts)
+            for task in group:
+                self._run_one(connection, task, alone=len(group) == 1 and not starts)
+            connection.execute("COMMIT")
+            self._commits += 1
+        except sqlite3.Error as error:
+            self._fail(group, starts, translate(error, self._path), reconnect=wants_new_connection(error))
+        except StoreError as error:  # the connection could not be opened
+            self._fail(group, starts, error, reconnect=True)
+        except Exception as error:  # noqa: BLE001 — told to every caller
+            # A mistake of ours outside any caller's work. The thread must live on, or everybody who
+            # waits would wait for ever; the starts may be the reason and are not tried again.
+            _log.exception("The store's writer made a mistake")
+            self._fail(group, [], StoreError(f"{self._path}: {error}"), reconnect=True)
+
+    def _run_one(self, connection: sqlite3.Connection, task: _Task, *, alone: bool) -> None:
+        """Run one caller's work; its own mistakes end with it, faults of the disk end the transaction."""
+        if not alone:
+            connection.execute("SAVEPOINT caller")
+        try:
+            task.value = task.work(connection)
+        except sqlite3.Error as error:
+            fault = translate(error, self._path)
+            if isinstance(fault, StoreUnavailable) or not connection.in_transaction:
+                raise
+            task.error = fault
+        except Exception as error:  # noqa: BLE001 — handed to the caller, who awaits it
+            task.error = error
+        if task.error is not None:
+            connection.execute("ROLLBACK TO caller" if not alone else "ROLLBACK")
+            if alone:
+                connection.execute("BEGIN IMMEDIATE")
+        if not alone:
+            connection.execute("RELEASE caller")
+
+    def _fail(self, group: list[_Task], starts: list[Started], error: StoreError, *, reconnect: bool) -> None:
+        # Nothing of the transaction was kept: every caller must learn it, also those whose own work
+        # had gone well. The starts are tried again with the next commit.
+        _log.debug("A transaction of %d callers failed: %s", len(group), error)
+        connection = self._connection
+        if connection is not None:
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                reconnect = True
+        if reconnect:
+            self._disconnect()
+        for task in group:
+            if task.error is None:
+                task.error = error
+        if not self._closing:
+            with self._wake:
+                self._starts = (starts + self._starts)[-_MOST_STARTS:]
+
+    def _deliver(self, group: list[_Task]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+        for task in group:
+            loops.setdefault(task.future.get_loop(), []).append(task)
+        for loop, tasks in loops.items():
+            try:
+                loop.call_soon_threadsafe(_settle, tasks)
+            except RuntimeError:  # that loop is closed: nobody waits any more
+                _log.debug("The loop of %d answers is closed", len(tasks))
+
+    def _maybe_checkpoint(self) -> None:
+        connection = self._connection
+        if connection is None or self._tasks:
+            return
+        rows = connection.total_changes - self._rows_seen
+        if rows >= _CHECKPOINT_ROWS or self._commits >= _CHECKPOINT_COMMITS:
+            self._rows_seen += rows
+            self._commits = 0
+            self._after_burst()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._connect()
+            self._rows_seen = self._connection.total_changes
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                _log.debug("Closing the connection failed: %s", error)
+
+
+def _settle(tasks: list[_Task]) -> None:
+    for task in tasks:
+        if task.future.done():  # the caller gave up waiting; what it asked for is done all the same
+            continue
+        if task.error is not None:
+            task.future.set_exception(task.error)
+        else:
+            task.future.set_result(task.value)

@@ -1,0 +1,175 @@
+"""The writing transactions' bodies: each takes the connection inside an open transaction.
+
+They decide in Python and write in few statements (see :mod:`echosched.store.queries` for why). That
+is safe because the transaction was begun IMMEDIATE: between what is read here and what is written,
+nobody else writes. The totals move in the same transaction as the rows they count.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from echosched.clock import to_micros
+from echosched.errors import StoreError
+from echosched.model import Claim, Ended, JobRecord, Started, State
+from echosched.store.queries import query, read_rows, write_rows
+from echosched.store.rows import ended_attempt, instant, job_row, micros, text
+
+
+def claim(connection: sqlite3.Connection, claims: Sequence[Claim], owner: str | None) -> list[int | None]:
+    """Account for the slots of *claims*; return the run number of each, ``None`` where it was too late."""
+    if not claims:
+        return []
+    after = int(connection.execute(query("next_runs"), (len(claims),)).fetchall()[0][0])
+    return claim_as(connection, claims, range(after - len(claims), after), owner)
+
+
+def claim_as(
+    connection: sqlite3.Connection, claims: Sequence[Claim], numbers: Sequence[int], owner: str | None
+) -> list[int | None]:
+    """Do the work of :func:`claim` for run numbers that are already chosen."""
+    slots: list[tuple[str, int, int]] = []
+    cursors: dict[str, int] = {}
+    for one, number in zip(claims, numbers, strict=True):
+        if one.slot is not None:
+            slot = to_micros(one.slot)
+            slots.append((one.job, slot, number))
+            cursors[one.job] = max(slot, cursors.get(one.job, slot))
+    lost: set[int] = set()
+    if write_rows(connection, "claim_slots", slots) < len(slots):
+        lost = {row[2] for row in slots}.difference(read_rows(connection, "won_slots", slots))
+    rows = []
+    totals: Counter[str] = Counter()
+    for one, number in zip(claims, numbers, strict=True):
+        if number not in lost:
+            at = to_micros(one.at)
+            state = str(one.state)
+            totals[state] += 1
+            ended_at = at if one.state.is_outcome else None
+            slot_at = micros(one.slot)
+            rows.append(
+                (
+                    number, one.job, slot_at, str(one.trigger), state, at, ended_at, text(one.error), owner,
+                    one.priority,
+                )
+            )  # fmt: skip
+    write_rows(connection, "insert_runs", rows)
+    write_rows(connection, "advance_cursors", list(cursors.items()))
+    _add(connection, totals)
+    return [None if number in lost else number for number in numbers]
+
+
+def starting(connection: sqlite3.Connection, runs: Sequence[int], owner: str | None) -> None:
+    """Turn queued runs to running, for *owner*."""
+    changed = write_rows(connection, "start_queued", [(run, owner) for run in runs])
+    _add(connection, Counter({str(State.QUEUED): -changed, str(State.RUNNING): changed}))
+
+
+def note_starts(connection: sqlite3.Connection, starts: Iterable[Started]) -> None:
+    """Write when, and as which process, attempts began."""
+    rows = []
+    for start in starts:
+        process = start.process
+        pid, ticks = (None, None) if process is None else (process.pid, process.start_ticks)
+        rows.append((start.run, start.attempt, to_micros(start.at), pid, ticks))
+    write_rows(connection, "note_starts", rows)
+
+
+def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
+    """Record *ends* of present attempts of runs without outcome; tell which were recorded."""
+    open_runs = {row[0]: row for row in read_rows(connection, "unended", [(end.run,) for end in ends])}
+    answer: list[bool] = []
+    outcomes, requeued = [], []
+    last_runs: dict[str, int] = {}
+    totals: Counter[str] = Counter()
+    for end in ends:
+        row = open_runs.get(end.run)
+        if row is None or row[1] != end.attempt:
+            answer.append(False)
+            continue
+        del open_runs[end.run]  # a second end of the same run in one batch comes too late
+        answer.append(True)
+        _, attempt, state, started_at, attempts = row
+        result, error = end.result, text(end.result.error)
+        totals[state] -= 1
+        if end.retry_at is not None:
+            earlier = json.loads(attempts) if attempts else []
+            earlier.append(
+                ended_attempt(
+                    attempt, result.state, instant(started_at), end.at, result.exit_code, result.signal, error
+                )
+            )
+            requeued.append((end.run, to_micros(end.retry_at), json.dumps(earlier)))
+            totals[str(State.QUEUED)] += 1
+            continue
+        if not result.state.is_outcome:
+            raise StoreError(f"run {end.run}: {result.state} is no outcome")
+        # A queued run that was cancelled never wrote output, unless an earlier attempt did.
+        has_output = int(state == State.RUNNING or attempt > 1)
+        outcomes.append(
+            (
+                end.run, str(result.state), to_micros(end.at), result.exit_code, result.signal, error,
+                result.output_bytes, has_output,
+            )
+        )  # fmt: skip
+        totals[str(result.state)] += 1
+        last_runs[end.job] = max(end.run, last_runs.get(end.job, 0))
+    write_rows(connection, "end_runs", outcomes)
+    write_rows(connection, "requeue_runs", requeued)
+    write_rows(connection, "last_runs", list(last_runs.items()))
+    _add(connection, totals)
+    return answer
+
+
+def save_jobs(connection: sqlite3.Connection, records: Iterable[JobRecord]) -> None:
+    """Insert or replace job records, all but ``last_run``."""
+    # By name, so that a record that comes twice is written once, as the later says.
+    rows = {record.name: job_row(record) for record in records}
+    write_rows(connection, "save_jobs", list(rows.values()))
+
+
+def set_note(connection: sqlite3.Connection, key: str, value: str | None) -> None:
+    """Keep or forget a note."""
+    if value is None:
+        connection.execute(query("forget_note"), (key,))
+    else:
+        connection.execute(query("set_note"), (key, value))
+
+
+def give_up_outputs(connection: sqlite3.Connection, runs: Sequence[int]) -> list[tuple[int, int]]:
+    """Mark the outputs of *runs* as given up; return the (run, attempt) whose files may go."""
+    outputs, _ = _outputs_of(connection, runs)
+    write_rows(connection, "give_up_outputs", [(run,) for run in runs])
+    return outputs
+
+
+def delete_runs(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """Delete ended runs; return how many, and the (run, attempt) whose output files may go."""
+    outputs, totals = _outputs_of(connection, runs)
+    deleted = write_rows(connection, "delete_runs", [(run,) for run in runs])
+    _add(connection, Counter({state: -count for state, count in totals.items()}))
+    return deleted, outputs
+
+
+def delete_slots(connection: sqlite3.Connection, slots: Sequence[tuple[str, int]]) -> int:
+    """Delete slot rows; return how many."""
+    return write_rows(connection, "delete_slots", slots)
+
+
+def _outputs_of(
+    connection: sqlite3.Connection, runs: Sequence[int]
+) -> tuple[list[tuple[int, int]], Counter[str]]:
+    outputs: list[tuple[int, int]] = []
+    totals: Counter[str] = Counter()
+    for run, attempts, state, has_output in read_rows(connection, "outputs_of", [(run,) for run in runs]):
+        totals[state] += 1
+        if has_output:
+            outputs += [(run, attempt) for attempt in range(1, attempts + 1)]
+    return outputs, totals
+
+
+def _add(connection: sqlite3.Connection, totals: Counter[str]) -> None:
+    write_rows(connection, "add_totals", [(state, count) for state, count in totals.items() if count])
