@@ -7,7 +7,9 @@ from typing import Any
 
 from echosched.config import values as v
 from echosched.config.actions import http_url
-from echosched.model import Catchup, Dst, OnAbandoned, Overlap
+from echosched.errors import ScheduleError
+from echosched.model import After, AfterWhen, Catchup, Dst, OnAbandoned, Overlap
+from echosched.schedule import parse_after
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?|[0-9]+", re.ASCII)
 _LABEL = re.compile(r"\S{1,100}")
@@ -102,13 +104,17 @@ def _schedule(value: Any) -> tuple[str, ...]:
     return found
 
 
-def _after(value: Any) -> Any:
+def _after(value: Any) -> After | None:
     if isinstance(value, dict):
         if set(value) - {"job", "when"} or "job" not in value:
             raise ValueError('must be a job, or a table such as { job = "brief", when = "success" }')
         when = v.choice(("success", "failure", "any"))(value.get("when", "success"))
-        return (v.line(value["job"]), when)
-    return (v.line(value).strip().removeprefix("after ").strip(), "success")
+        return After(v.line(value["job"]), AfterWhen(when))
+    text = v.line(value).strip()
+    try:
+        return parse_after(text if text.lower().startswith("after ") else f"after {text}")
+    except ScheduleError as error:
+        raise ValueError(str(error).partition('": ')[2]) from None
 
 
 def enum_of(kind: type[Any]) -> v.Reader:

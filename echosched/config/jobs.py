@@ -15,9 +15,10 @@ from echosched.config.actions import ACTION_KEYS, ACTION_OPTIONS, read_action
 from echosched.config.digest import definition_of, timing_of
 from echosched.config.job_keys import JOB_KEYS, POLICY_KEYS, PROCESS_KEYS
 from echosched.errors import ScheduleError
-from echosched.model import Action, After, AfterWhen, Dst, Job, Policy, Process
+from echosched.model import Action, After, Dst, Job, Policy, Process
 from echosched.protocols import Schedule
-from echosched.schedule import excluding, parse_schedule
+from echosched.schedule import parse_after, parse_schedule
+from echosched.schedule.base import quoted
 from echosched.schedule.zones import find_zone
 
 _NAME = re.compile(r"[\w][\w.:@+-]{0,127}")
@@ -108,10 +109,10 @@ class JobReader:
         values = _over(defaults, own)
         action = self._action(table, own, values, place, key)
         self._check_account(values, table, place, key)
-        after = After(values["after"][0], AfterWhen(values["after"][1])) if "after" in values else None
         texts: tuple[str, ...] = values.get("schedule", ())
-        if len(texts) == 1 and texts[0].strip().startswith("after ") and after is None:
-            after, texts = After(texts[0].strip().removeprefix("after ").strip()), ()
+        after: After | None = values.get("after")
+        if after is None and len(texts) == 1 and texts[0].strip().lower().startswith("after "):
+            after, texts = self._after(texts[0], place, f"{key}.schedule"), ()
         zone = values.get("timezone", timezone)
         wrong = self.zone_problem(zone)
         if wrong is not None and "timezone" in own:
@@ -126,7 +127,7 @@ class JobReader:
             name=name,
             action=action,
             schedule=schedule,
-            schedule_text=" | ".join(texts),
+            schedule_text="; ".join(texts),
             timezone=zone,
             description=values.get("description", ""),
             enabled=values.get("enabled", True),
@@ -196,34 +197,47 @@ class JobReader:
                 self.problems.add(place, f"{key}.except", "means nothing without a schedule")
             return None
         dst = str(values.get("dst", Dst.ONCE))
-        schedule: Schedule | None = None
+        text = texts[0] if len(texts) == 1 else texts
         try:
-            schedule = parse_schedule(texts[0] if len(texts) == 1 else list(texts), zone, name=name, dst=dst)
+            schedule: Schedule = parse_schedule(text, zone, name=name, dst=dst)
         except ScheduleError as error:
-            self._blame(f"{key}.schedule", texts, zone, dst, name, place, str(error))
+            self._blame(f"{key}.schedule", texts, zone, dst, name, place, error)
+            return None
         excluded: tuple[str, ...] = values.get("except", ())
-        if excluded and schedule is not None:
+        if excluded:
             try:
-                schedule = excluding(schedule, list(excluded), zone)
+                schedule = parse_schedule(text, zone, name=name, dst=dst, except_=excluded)
             except ScheduleError as error:
-                self.problems.add_value(
-                    place, f"{key}.except", excluded[0] if len(excluded) == 1 else list(excluded), str(error)
-                )
+                shown = excluded[0] if len(excluded) == 1 else excluded
+                self.problems.add_value(place, f"{key}.except", shown, reason_of(error, *excluded))
         return schedule
 
+    def _after(self, text: str, place: str, key: str) -> After | None:
+        try:
+            return parse_after(text)
+        except ScheduleError as error:
+            self.problems.add_value(place, key, text, reason_of(error, text))
+            return None
+
     def _blame(
-        self, key: str, texts: tuple[str, ...], zone: str, dst: str, name: str, place: str, reason: str
+        self,
+        key: str,
+        texts: tuple[str, ...],
+        zone: str,
+        dst: str,
+        name: str,
+        place: str,
+        error: ScheduleError,
     ) -> None:
-        """Name the expression of a list that is wrong; all of them are tried."""
-        blamed = False
-        for index, text in enumerate(texts if len(texts) > 1 else ()):
+        """Name the expressions of a list that are wrong; all of them are tried."""
+        if len(texts) == 1:
+            self.problems.add_value(place, key, texts[0], reason_of(error, texts[0]))
+            return
+        for index, text in enumerate(texts):
             try:
                 parse_schedule(text, zone, name=name, dst=dst)
-            except ScheduleError as error:
-                self.problems.add_value(place, f"{key}[{index}]", text, str(error))
-                blamed = True
-        if not blamed:
-            self.problems.add_value(place, key, texts[0] if len(texts) == 1 else list(texts), reason)
+            except ScheduleError as wrong:
+                self.problems.add_value(place, f"{key}[{index}]", text, reason_of(wrong, text))
 
     def _check_account(
         self, values: Mapping[str, Any], table: Mapping[str, Any], place: str, key: str
@@ -260,6 +274,14 @@ def _over(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     if "env" in defaults and "env" in own:
         values["env"] = tuple(sorted({**dict(defaults["env"]), **dict(own["env"])}.items()))
     return values
+
+
+def reason_of(error: ScheduleError, *texts: str) -> str:
+    """Return the reason without the expression in front, which the message shows already."""
+    reason = str(error)
+    for text in texts:
+        reason = reason.removeprefix(f"{quoted(text)}: ")
+    return reason
 
 
 def account_exists(name: str, *, group: bool = False) -> bool:
