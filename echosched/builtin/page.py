@@ -32,7 +32,7 @@ p { margin: .5rem 0; } .dim { color: var(--dim); }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; color: var(--dim); padding: .25rem 0; }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; white-space: nowrap; } td { overflow-wrap: anywhere; min-width: 4.5rem; }
+th { font-weight: 600; white-space: nowrap; } td { overflow-wrap: anywhere; min-width: 5.5rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { margin: .25rem 0 .75rem; padding: .5rem .75rem; background: var(--panel); border: 1px solid var(--line);
   border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
@@ -43,6 +43,11 @@ svg .good { fill: var(--good); } svg .bad { fill: var(--bad); } svg .odd { fill:
 svg .none { fill: var(--none); } svg .rule { stroke: var(--line); stroke-width: 1; }
 summary { cursor: pointer; color: var(--link); padding: .3rem 0; }
 footer { margin-top: 2rem; color: var(--dim); font-size: .9rem; }
+@media (max-width: 40rem) { .wide thead { position: absolute; left: -9999px; } .wide tr { display: block;
+  padding: .5rem 0; border-bottom: 1px solid var(--line); } .wide td, .wide td.n { display: flex; gap: 1rem;
+  justify-content: space-between; padding: .1rem 0; border: 0; text-align: right; white-space: normal; }
+  .wide td::before { content: attr(data-label); color: var(--dim); text-align: left; white-space: nowrap; }
+  .wide td:first-child { font-weight: 600; text-align: left; } .wide td:first-child::before { content: none; } }
 """
 
 
@@ -97,18 +102,26 @@ def cards(figures: Iterable[tuple[str, Cell, str]]) -> str:
 def table(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], right: Sequence[int] = ()
 ) -> str:
-    """Return an HTML table that scrolls by itself on a narrow screen; columns in *right* hold figures."""
+    """Return an HTML table; columns in *right* hold figures.
+
+    On a phone a table of many columns becomes a list of rows with a name before each value.
+    """
+    wide = len(heads) > 4
 
     def mark(column: int) -> str:
         return ' class="n"' if column in right else ""
 
+    def label(column: int) -> str:
+        return f' data-label="{esc(heads[column])}"' if wide else ""
+
     head = "".join(f'<th scope="col"{mark(i)}>{esc(text)}</th>' for i, text in enumerate(heads))
     body = "".join(
-        "<tr>" + "".join(f"<td{mark(i)}>{esc(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(f"<td{mark(i)}{label(i)}>{esc(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
         for row in rows
     )
+    kind = ' class="wide"' if wide else ""
     return (
-        f'<div class="scroll" role="region" aria-label="{esc(caption)}" tabindex="0"><table>'
+        f'<div class="scroll" role="region" aria-label="{esc(caption)}" tabindex="0"><table{kind}>'
         f"<caption>{esc(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

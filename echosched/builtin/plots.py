@@ -107,7 +107,7 @@ def durations_by_job(jobs: Sequence[JobFigures]) -> str:
     """Return a bar to the median and a thin one to the longest duration of each job; one scale for all."""
     timed = [figures for figures in jobs if figures.durations]
     longest = max((max(figures.durations) for figures in timed), default=0.0) or 1.0
-    left, right, row = 170.0, 110.0, 24.0
+    left, right, row = 170.0, 150.0, 24.0
     scale = (_WIDTH - left - right) / longest
     marks: list[str] = []
     for number, figures in enumerate(timed):

@@ -127,7 +127,9 @@ def summary(told: Report) -> str:
     wrong = sum(figures.troubles for figures in told.past.jobs.values())
     ended = counts[State.SUCCEEDED] + wrong
     # Rounded down: 100 % is said only when it is true.
-    share = f" ({counts[State.SUCCEEDED] * 1000 // ended / 10} % of those that ran succeeded)" if ended else ""
+    share = (
+        f" ({counts[State.SUCCEEDED] * 1000 // ended / 10} % of those that ran succeeded)" if ended else ""
+    )
     what = f"{plural(counts.total(), 'run')} of {plural(len(told.past.jobs), 'job')}"
     good, skipped = counts[State.SUCCEEDED], counts[State.SKIPPED]
     return f"{what}: {good} succeeded, {wrong} went wrong, {skipped} skipped{share}."

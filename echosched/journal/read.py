@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -52,7 +53,8 @@ def tail(path: str | Path, n: int, *, keep: Keep | None = None) -> list[str]:
     Reads from the end: the size of the file does not matter. A file that does not exist has no lines;
     one that may not be read raises ``OSError``.
     """
-    return Follower(path, last=n, keep=keep).read()
+    with contextlib.closing(Follower(path, last=n, keep=keep)) as follower:
+        return follower.read() if n > 0 else []
 
 
 def follow(

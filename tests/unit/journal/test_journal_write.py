@@ -195,7 +195,9 @@ def test_a_full_disk_loses_nothing_that_fits_the_buffer(tmp_path, monkeypatch):
     journal = Journal(path)
     journal.emit(paused("before"))
     real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "write", lambda fd, data: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     for number in range(100):
         journal.emit(paused(f"full{number}"))
     assert journal.failing == "No space left on device"
@@ -307,7 +309,5 @@ def test_echo_may_be_a_callable(tmp_path):
     seen: list[bytes] = []
     journal = Journal(tmp_path / "j.log", echo=seen.append)
     journal.emit(Tick(ts=AT, tick=1, next={"a": None}))
-    assert seen == [
-        b'{"ts":"2026-11-21T08:00:00.123456Z","event":"tick","tick":1,"next":{"a":null}}\n'
-    ]
+    assert seen == [b'{"ts":"2026-11-21T08:00:00.123456Z","event":"tick","tick":1,"next":{"a":null}}\n']
     journal.close()
