@@ -1,0 +1,165 @@
+"""Who a process is: identity, state, signals and exit codes, straight from the kernel.
+
+A pid alone means nothing, it is given again. A process is known by pid and *start ticks* (field 22
+of ``/proc/PID/stat``, clock ticks since boot), on one boot (boot id) and in one pid namespace.
+Every signal goes through a pidfd that was opened before the identity was checked, so that it reaches
+that process or nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+
+DEAD_STATES = "ZXx"
+
+
+class Stat:
+    """The fields of ``/proc/PID/stat`` that matter here."""
+
+    __slots__ = ("group", "parent", "session", "start_ticks", "state")
+
+    def __init__(self, state: str, parent: int, group: int, session: int, start_ticks: int) -> None:
+        self.state = state
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.start_ticks = start_ticks
+
+    @property
+    def dead(self) -> bool:
+        """Tell whether only the exit code is left (a zombie runs nothing and holds nothing)."""
+        return self.state in DEAD_STATES
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Return what the kernel says about *pid*, or ``None`` when there is no such process."""
+    fields = _stat_fields(pid)
+    if fields is None:
+        return None
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def _stat_fields(pid: int) -> list[bytes] | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except OSError:  # gone; ESRCH while reading, too
+        return None
+    # The name in parentheses may itself hold spaces and parentheses: fields count from the last one.
+    return line[line.rindex(b")") + 2 :].split()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when *pid* started, in clock ticks since boot; zombies have one too."""
+    stat = read_stat(pid)
+    return None if stat is None else stat.start_ticks
+
+
+def is_alive(pid: int, ticks: int | None = None) -> bool:
+    """Tell whether *pid* runs and, given *ticks*, still is the process it was. A zombie is dead."""
+    stat = read_stat(pid)
+    return stat is not None and not stat.dead and (ticks is None or stat.start_ticks == ticks)
+
+
+def boot_id() -> str:
+    """Return the kernel's random name of this boot, empty where there is none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def pid_namespace() -> str:
+    """Return the name of this process's pid namespace (``pid:[4026531836]``), empty where unknown."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def open_pidfd(pid: int, ticks: int | None = None) -> int | None:
+    """Return a pidfd of that very process, or ``None`` when it is gone, a zombie or another one."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    # Check after opening: the descriptor stays with the process it names, the number does not.
+    if is_alive(pid, ticks):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def send_signal(pid: int, ticks: int | None, number: int) -> bool:
+    """Send a signal to that very process; ``False`` when it is gone. Raises ``PermissionError``."""
+    pidfd = open_pidfd(pid, ticks)
+    if pidfd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGKILL`` for 9, ``signal 99`` for what has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def decode_wait_status(status: int) -> int:
+    """Return an exit code (≥ 0) or minus a signal's number from a ``wait`` status."""
+    return os.waitstatus_to_exitcode(status)
+
+
+# struct pidfd_info (Linux 6.13; its exit code since 6.15), first version: mask, cgroup id, eleven ids
+# and the wait status. ioctl number: _IOWR(0xFF, 11, 64 bytes).
+_INFO = struct.Struct("=QQ11Ii")
+_PIDFD_GET_INFO = 0xC000FF0B | _INFO.size << 16
+_PIDFD_INFO_EXIT = 1 << 3
+
+
+def exit_status_by_pidfd(pidfd: int) -> int | None:
+    """Return how the process behind *pidfd* ended, also when it is not ours and long reaped.
+
+    An exit code, or minus a signal's number. ``None``: it lives, or the kernel (before Linux 6.15)
+    or our rights do not tell.
+    """
+    import fcntl
+
+    # The kernel clears what it could not answer, so the question is filled in anew for each call.
+    buffer = bytearray(_INFO.pack(_PIDFD_INFO_EXIT, *([0] * 13)))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError:
+        return None
+    fields = _INFO.unpack(buffer)
+    if not fields[0] & _PIDFD_INFO_EXIT:
+        return None
+    return decode_wait_status(fields[13])
+
+
+def exit_status_of_zombie(pid: int, ticks: int | None = None) -> int | None:
+    """Return how a zombie ended, from field 52 of its stat (same user only); ``None`` if not known."""
+    fields = _stat_fields(pid)
+    if fields is None or fields[0] not in (b"Z", b"X") or len(fields) < 50:
+        return None
+    if ticks is not None and int(fields[19]) != ticks:
+        return None
+    return decode_wait_status(int(fields[49]))
+
+
+def all_pids() -> list[int]:
+    """Return the pids of all processes that this process can see."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []

@@ -1,0 +1,627 @@
+"""The supervisor: one small process that keeps a worker going and knows how everything ended.
+
+One loop waits for signals (queued by handlers, a pipe interrupts the wait), for what workers say, and
+for the next deadline. A worker's life, as the supervisor sees it::
+
+    start ──► warming ──ready──► serving ──died or hung──► back-off ──► start …
+                 │                  │ TERM/INT                 └─ too often: give up, exit 1
+                 └─ before the      └──► stopping ──► what is left of its children ──► exit 0
+                    very first READY: a start failure, exit with the worker's own code
+
+Once running, an error here never ends it: it is written to stderr and the loop goes round again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import sys
+import time
+
+from echosched.daemon import children as children_
+from echosched.daemon import handover, instant, lock, logfiles, proc, readiness, statefile, worker
+from echosched.daemon.beat import Beat, interval_for, read_pulse
+from echosched.daemon.sdnotify import Notifier
+from echosched.daemon.settings import Settings
+from echosched.daemon.upgrade import Upgrade
+from echosched.daemon.wire import Child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+HOUSEKEEPING_SECONDS = 10.0
+STATE_SECONDS = 60.0
+STOP_MARGIN_SECONDS = 4.0
+# Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
+KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
+
+
+class Supervisor:
+    """One daemon's supervisor; :meth:`run` is its whole life."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        """Take over what the launcher (or the supervisor before the upgrade) hands on."""
+        self.settings = Settings.from_dict(document["settings"])
+        self.locks: list[list[Any]] = document["locks"]  # [path, descriptor]; the pidfile's comes first
+        self.ready_fd: int | None = document.get("ready_fd")
+        self.python_path = document.get("python_path")
+        for descriptor in (fd for _, fd in self.locks):
+            os.set_inheritable(descriptor, False)
+        if self.ready_fd is not None:
+            os.set_inheritable(self.ready_fd, False)
+        paths = self.settings.paths
+        self.journal = logfiles.SupervisorJournal(paths.log, echo=self.settings.foreground)
+        self.notifier = Notifier()
+        self.exit_code: int | None = None
+        self.ever_ready = False
+        self.current: worker.Worker | None = None
+        self.upgrade: Upgrade | None = None
+        self.children = children_.Children()
+        self.restart_times: list[float] = []
+        self.restart_at: float | None = None
+        self.stopping: dict[str, Any] | None = None
+        self._signals: list[int] = []
+        self._out_start = readiness.size_of(paths.out)
+        self._housekeeping_at = 0.0
+        self._state_at = 0.0
+        self._killing: str | None = None  # why the supervisor itself is killing the worker
+        resume = document.get("resume")
+        self._state = self._resumed_state(resume) if resume else self._fresh_state(document)
+        self.beat = Beat(paths.beat)
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> int:
+        """Supervise until told to stop (or giving up); return the exit code."""
+        self._poll = select.poll()
+        self._wake = self._install_signals()
+        self._poll.register(self._wake, select.POLLIN)
+        if self.current is None:
+            self.journal.emit("supervisor_start", pid=os.getpid())
+            self.save_state()
+            self.start_worker()
+        failures = 0
+        while self.exit_code is None:
+            try:
+                self._turn()
+                failures = 0
+            except Exception:  # noqa: BLE001 - the boundary that keeps the daemon alive
+                import traceback
+
+                logfiles.complain(traceback.format_exc())
+                failures += 1
+                time.sleep(min(5.0, 0.1 * failures))  # an error that stays must not burn the CPU
+        return self.exit_code
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._timers(now)
+        if self.exit_code is None:
+            self._wait(max(0.0, self._next_deadline() - time.monotonic()))
+        self._listen()
+        while self._signals:
+            self._signal(self._signals.pop(0))
+        self._reap()
+        if self.stopping is not None and self.stopping["phase"] != "worker" and not self.children.living():
+            self._stopped()
+
+    def _wait(self, seconds: float) -> None:
+        watched = []
+        for each in self.workers():
+            if each.channel is not None:
+                self._poll.register(
+                    each.channel, select.POLLIN | (select.POLLOUT if each.wants_to_write else 0)
+                )
+                watched.append(each.channel)
+        if not self._signals:
+            for descriptor, _ in self._poll.poll(seconds * 1000 + 1):
+                if descriptor == self._wake:
+                    _drain(self._wake)
+        for channel in watched:
+            self._poll.unregister(channel)
+
+    def workers(self) -> list[worker.Worker]:
+        """Return the worker and, during an upgrade, its standby."""
+        standby = self.upgrade.standby if self.upgrade is not None else None
+        return [each for each in (self.current, standby) if each is not None]
+
+    def _next_deadline(self) -> float:
+        deadlines = [self._housekeeping_at]
+        if self.restart_at is not None:
+            deadlines.append(self.restart_at)
+        if self.stopping is not None:
+            deadlines.append(self.stopping["deadline"])
+        elif self.current is not None:
+            deadlines.append(self._overdue_at())
+        if self.upgrade is not None:
+            deadlines.append(self.upgrade.deadline)
+        return min(deadlines)
+
+    def _timers(self, now: float) -> None:
+        if self.restart_at is not None and now >= self.restart_at:
+            self.restart_at = None
+            self.start_worker()
+        if self.stopping is not None:
+            if now >= self.stopping["deadline"]:
+                self._stop_overdue(now)
+        elif self.current is not None and self._killing is None and now >= self._overdue_at():
+            self._watchdog()
+        if self.upgrade is not None and now >= self.upgrade.deadline:
+            self.upgrade.overdue()
+        if now >= self._housekeeping_at:
+            self._housekeeping(now)
+
+    def _housekeeping(self, now: float) -> None:
+        period = HOUSEKEEPING_SECONDS
+        if self.notifier.watchdog_seconds:
+            period = min(period, self.notifier.watchdog_seconds / 3)
+            if not self.beat.look().stalled:
+                self.notifier.watchdog()
+        self._housekeeping_at = now + period
+        if now >= self._state_at and self.ever_ready:
+            self._state_at = now + STATE_SECONDS
+            self.save_state()
+        self._rotate()
+
+    # ── workers ───────────────────────────────────────────────────────────────────────────────
+
+    def start_worker(self) -> None:
+        """Start the worker; what prevents that counts as a worker that died at once."""
+        self._out_start = readiness.size_of(self.settings.paths.out)
+        try:
+            self.current = worker.start(self.settings, time.monotonic())
+        except OSError as error:
+            self._worker_lost(f"{error.filename or self.settings.worker_argv[0]}: {error.strerror}", 1)
+            return
+        self.beat.reset(self.current.pid, interval_for(self.settings.watchdog))
+        self.hello(self.current)
+
+    def hello(self, who: worker.Worker) -> None:
+        """Send a worker its first message."""
+        paths = self.settings.paths
+        who.send(
+            "hello",
+            children=[] if who.standby else self.children.as_list(),
+            standby=who.standby,
+            restarts=self._state["restarts"],
+            beat=paths.beat,
+            out=paths.out,
+            mode=self.settings.mode,
+        )
+
+    def _listen(self) -> None:
+        for each in self.workers():
+            each.flush()
+            for message in each.read():
+                self._message(each, message)
+
+    def _message(self, sender: worker.Worker, message: dict[str, Any]) -> None:
+        op = message["op"]
+        if op == "child":
+            self.children.report(message["tag"], message["pid"], message["ticks"])
+        elif op == "ack":
+            self.children.acknowledge(message["pid"], message["ticks"])
+        elif op == "failed":
+            sender.failure = message
+        elif op == "ready":
+            sender.ready = True
+            if self.upgrade is not None and sender is self.upgrade.standby:
+                self.upgrade.standby_ready()
+            elif sender is self.current:
+                self._worker_ready(message.get("status", ""))
+        elif op == "status":
+            self.notifier.status(message["text"])
+        elif op == "reloading":
+            self.notifier.reloading()
+        elif op == "reloaded":
+            self.settings.update(message.get("settings") or {})
+            self.notifier.ready()
+        elif op == "shutdown":
+            self.stop(message.get("reason"), keep_jobs=message.get("keep_jobs", False))
+
+    def _worker_ready(self, status: str) -> None:
+        self.save_state()
+        if self.stopping is not None:
+            return
+        self.notifier.ready(status)
+        if not self.ever_ready:
+            self.ever_ready = True
+            self._state["ready_micros"] = instant.now_micros()
+            self.save_state()
+            if self.ready_fd is not None:
+                readiness.tell_ready(self.ready_fd, os.getpid())
+                self.ready_fd = None
+
+    def _overdue_at(self) -> float:
+        """Return when the worker's silence becomes too long (a hang, or a warm-up without end)."""
+        assert self.current is not None  # noqa: S101 - callers check
+        pulse = self.beat.look()
+        if pulse.beats and pulse.worker_pid == self.current.pid:
+            return pulse.monotonic_ns / 1e9 + self.settings.watchdog
+        return self.current.started + max(self.settings.start_limit, self.settings.watchdog)
+
+    def _watchdog(self) -> None:
+        assert self.current is not None  # noqa: S101 - callers check
+        age = self.beat.look().age_seconds
+        self.journal.emit("watchdog", pid=self.current.pid, age_seconds=round(age, 3))
+        self._killing = f"no beat for {age:.0f} s"
+        # ABRT makes faulthandler write all stacks; a stopped process acts on it only once continued.
+        self.current.kill(signal.SIGABRT)
+        self.current.kill(signal.SIGCONT)
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline and proc.is_alive(self.current.pid):
+            time.sleep(0.01)
+        self.current.kill(signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while (found := children_.find_zombie()) is not None:
+            pid, ticks, status = found
+            mine = next((each for each in self.workers() if each.pid == pid), None)
+            if mine is not None or not self.children.knows(pid):
+                # What the dead worker said last is still in its socket: its failure, and perhaps this
+                # very child, which can only have come to us after its report.
+                self._listen()
+            if mine is not None:
+                children_.reap(pid)
+                self._worker_exited(mine, status)
+            elif self.upgrade is not None and pid == self.upgrade.check_pid:
+                children_.reap(pid)
+                self.upgrade.checked(status)
+            else:
+                child = self.children.ended(pid, ticks, status)
+                children_.reap(pid)
+                if child is not None and self.current is not None:
+                    self.current.send(
+                        "child_exit", tag=child.tag, pid=pid, ticks=child.start_ticks, status=status
+                    )
+
+    def _worker_exited(self, who: worker.Worker, status: int) -> None:
+        who.close()
+        self.journal.emit(
+            "worker_exit",
+            pid=who.pid,
+            exit_code=status if status >= 0 else None,
+            signal=proc.signal_name(-status) if status < 0 else None,
+        )
+        if self.upgrade is not None and who is self.upgrade.standby:
+            self.upgrade.standby_exited(_why(who, status))
+            return
+        self.current = None
+        self.beat.reset(0, interval_for(self.settings.watchdog))
+        if self.upgrade is not None and self.upgrade.worker_exited():
+            return
+        self._worker_lost(_why(who, status), _exit_code(who, status), failure=who.failure)
+
+    def _worker_lost(self, why: str, code: int, *, failure: dict[str, Any] | None = None) -> None:
+        """Go on after a worker ended: finish a stop, fail a start, back off, or give up."""
+        killing, self._killing = self._killing, None
+        if self.stopping is not None:
+            self._children_left(patient=False)
+        elif not self.ever_ready:
+            self._start_failed(why if killing is None else f"{killing} while starting", code, failure)
+        else:
+            self._back_off(killing or why)
+
+    def _back_off(self, why: str) -> None:
+        now = time.monotonic()
+        settings = self.settings
+        self.restart_times = [at for at in self.restart_times if now - at < settings.restart_window] + [now]
+        if len(self.restart_times) > settings.max_restarts:
+            detail = f"{len(self.restart_times)} workers ended within {settings.restart_window:.0f} s; the last: {why}"
+            logfiles.complain("giving up: " + detail)
+            self.end("gave up", 1, detail)
+            return
+        delay = min(settings.backoff_max, settings.backoff_first * 2.0 ** (len(self.restart_times) - 1))
+        self.restart_at = now + delay
+        self._state["restarts"] += 1
+        self._state["last_worker_exit"] = {"at": instant.now_text(), "why": why}
+        self.journal.emit("worker_restart", restarts=self._state["restarts"], delay_seconds=delay)
+        self.notifier.status(f"worker: {why}; starting another in {delay:.0f} s")
+        self.save_state()
+
+    def _start_failed(self, why: str, code: int, failure: dict[str, Any] | None) -> None:
+        if failure is not None:
+            message = str(failure["message"])
+        else:
+            message = f"the worker {why} before it was ready"
+            said = (
+                "" if self.settings.foreground else readiness.tail(self.settings.paths.out, self._out_start)
+            )
+            message += f":\n{said}" if said else ""
+        if self.ready_fd is not None:
+            readiness.tell_failure(self.ready_fd, code, message)
+            self.ready_fd = None
+        if self.settings.foreground:
+            os.write(2, f"{self.settings.program}: {message}\n".encode())
+        else:
+            logfiles.complain(message)
+        self.end("failed to start", code, message.partition("\n")[0])
+
+    # ── signals ───────────────────────────────────────────────────────────────────────────────
+
+    def _install_signals(self) -> int:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in handover.HANDLED:
+            signal.signal(number, self._note)
+        for name in ("SIGPIPE", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.HANDLED)
+        return reading
+
+    def _note(self, number: int, _frame: object) -> None:
+        if number != signal.SIGCHLD:  # that one only ends the wait: every turn reaps
+            self._signals.append(number)
+
+    def _signal(self, number: int) -> None:
+        name = proc.signal_name(number)
+        if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            self.stop(name)
+        elif number == KEEP_JOBS_SIGNAL:
+            self.stop(name, keep_jobs=True)
+        elif number == signal.SIGHUP and self.settings.foreground and _terminal_hung_up():
+            self.stop(name)
+        elif number == signal.SIGHUP:
+            if self.current is not None:
+                self.current.send("reload")
+        elif number == signal.SIGUSR1:
+            self.reopen()
+        elif number == signal.SIGUSR2 and self.stopping is None:
+            self._begin_upgrade()
+
+    def reopen(self) -> None:
+        """Open the logs anew, by name, here and in the workers."""
+        out = self.settings.paths.out
+        if out is not None and not self.settings.foreground:
+            try:
+                logfiles.reopen_output(out)
+            except OSError as error:
+                logfiles.complain(f"{out}: {error.strerror}")
+        for each in self.workers():
+            each.send("reopen")
+
+    def _rotate(self) -> None:
+        settings = self.settings
+        rotated = False
+        for path in (settings.paths.log, None if settings.foreground else settings.paths.out):
+            if path is not None and logfiles.is_oversized(path, settings.log_max_size):
+                try:
+                    logfiles.rotate(path, settings.log_keep)
+                except OSError as error:
+                    logfiles.complain(f"{path}: rotating: {error.strerror}")
+                rotated = True
+        if rotated:
+            self.reopen()
+
+    def _begin_upgrade(self) -> None:
+        if self.upgrade is None and self.ever_ready:
+            self.upgrade = Upgrade(self)
+            self.upgrade.begin()
+
+    # ── stopping ──────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, reason: str | None, *, keep_jobs: bool = False) -> None:
+        """Stop the daemon; asked a second time, at once."""
+        now = time.monotonic()
+        settings = self.settings
+        immediate = self.stopping is not None
+        if self.upgrade is not None:
+            self.upgrade.abandon("the daemon is stopping")
+        if self.stopping is None:
+            self.stopping = {"reason": reason, "keep_jobs": keep_jobs, "phase": "worker"}
+            self.journal.emit("shutdown", signal=reason, pid=os.getpid())
+            self.notifier.stopping()
+        patience = 0.0 if immediate else settings.grace
+        self.stopping["deadline"] = now + patience + settings.kill_after + STOP_MARGIN_SECONDS
+        if self.current is not None:
+            self.current.send(
+                "stop",
+                signal=reason,
+                immediate=immediate,
+                keep_jobs=self.stopping["keep_jobs"],
+                grace=patience,
+            )
+        elif immediate:
+            self._kill_children()
+        else:
+            self.restart_at = None
+            self._children_left(patient=True)
+
+    def _stop_overdue(self, now: float) -> None:
+        assert self.stopping is not None  # noqa: S101 - callers check
+        if self.current is not None:
+            self._killing = "did not leave in time"
+            self.current.kill(signal.SIGKILL)
+            self.stopping["deadline"] = now + 5.0
+        elif self.stopping["phase"] == "patience":
+            children_.kill_tree(self.children.living(), self.settings.child_mark, signal.SIGTERM)
+            self.stopping.update(phase="term", deadline=now + self.settings.kill_after)
+        elif self.stopping["phase"] == "term":
+            self._kill_children()
+        else:
+            self._stopped()
+
+    def _children_left(self, *, patient: bool) -> None:
+        """Deal with children that still run once there is no worker to do it.
+
+        *patient*: they get the grace that a worker would have given them, then TERM, then KILL.
+        """
+        assert self.stopping is not None  # noqa: S101 - callers check
+        if self.stopping["keep_jobs"] or not self.children.living():
+            self._stopped()
+        elif patient:
+            self.stopping.update(phase="patience", deadline=time.monotonic() + self.settings.grace)
+        else:
+            self._kill_children()
+
+    def _kill_children(self) -> None:
+        assert self.stopping is not None  # noqa: S101 - callers check
+        deadline = time.monotonic() + 5.0
+        # Each kill may orphan more of the tree, which then comes to us: until a scan finds nothing.
+        while (
+            children_.kill_tree(self.children.all(), self.settings.child_mark) and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+            self._reap_children()
+        self._reap_children()
+        self._stopped()
+
+    def _reap_children(self) -> None:
+        while (found := children_.find_zombie()) is not None:
+            self.children.ended(*found)
+            children_.reap(found[0])
+
+    def _stopped(self) -> None:
+        assert self.stopping is not None  # noqa: S101 - callers check
+        if not self.ever_ready and self.ready_fd is not None:
+            readiness.tell_failure(
+                self.ready_fd, 1, f"stopped by {self.stopping['reason']} before it was ready"
+            )
+            self.ready_fd = None
+        self.end("clean", 0, None)
+
+    def end(self, how: str, exit_code: int, detail: str | None) -> None:
+        """Write down how it ended and remove the pidfile, under the lock; the loop then returns."""
+        for each in self.workers():
+            each.kill(signal.SIGKILL)
+        self._state["ended"] = {
+            "how": how,
+            "at": instant.now_text(),
+            "exit_code": exit_code,
+            "detail": detail,
+        }
+        # Exit codes nobody has written down yet: the next daemon on this boot passes them on.
+        self._state["children"] = self.children.as_list()
+        self.save_state()
+        _unlink(self.settings.paths.beat)
+        if self.settings.paths.socket is not None:
+            _unlink(self.settings.paths.socket)
+        for path, descriptor in reversed(self.locks):
+            lock.remove(path, descriptor, os.getpid())
+        self.exit_code = exit_code
+
+    # ── what the state file says ──────────────────────────────────────────────────────────────
+
+    def _fresh_state(self, document: dict[str, Any]) -> dict[str, Any]:
+        paths = self.settings.paths
+        earlier = statefile.read(paths.state)
+        pulse = read_pulse(paths.beat)
+        previous = statefile.verdict(earlier, pulse.wall_micros if pulse else None) if earlier else None
+        if earlier and statefile.is_same_world(earlier):
+            self.children = children_.Children([Child(*each) for each in earlier.get("children") or ()])
+        if document.get("stale_pid") is not None:
+            self.journal.emit("cleanup", removed_pid=document["stale_pid"])
+        state = statefile.identity()
+        state.update(
+            mode=self.settings.mode,
+            version=self.settings.version,
+            paths=paths.as_dict(),
+            started_micros=instant.now_micros(),
+            ready_micros=None,
+            last_beat_micros=None,
+            worker_pid=None,
+            restarts=0,
+            last_worker_exit=None,
+            last_upgrade=None,
+            ended=None,
+            previous=previous,
+            children=[],
+        )
+        return state
+
+    def _resumed_state(self, resume: dict[str, Any]) -> dict[str, Any]:
+        """Take over from the supervisor that exec'ed this one at an upgrade."""
+        self.ever_ready = True
+        self.current = worker.Worker.from_dict(resume["worker"])
+        self.children = children_.Children([Child(*each) for each in resume["children"]])
+        self.restart_times = resume["restart_times"]
+        state: dict[str, Any] = resume["state"]
+        state["version"] = self.settings.version
+        return state
+
+    def record_upgrade(self, error: str | None) -> None:
+        """Note how an upgrade went; whoever asked for it looks here."""
+        self._state["last_upgrade"] = {"at": instant.now_text(), "ok": error is None, "error": error}
+        self.save_state()
+
+    def resume_document(self) -> dict[str, Any]:
+        """Return the hand-over for the supervisor that takes this one's place."""
+        assert self.current is not None  # noqa: S101 - an upgrade ends with a worker
+        return {
+            "settings": self.settings.as_dict(),
+            "locks": self.locks,
+            "python_path": self.python_path,
+            "resume": {
+                "worker": self.current.as_dict(),
+                "children": self.children.as_list(),
+                "restart_times": self.restart_times,
+                "state": self._state,
+            },
+        }
+
+    def save_state(self) -> None:
+        """Write the state file; a full disk is a complaint, not an end."""
+        pulse = self.beat.look() if hasattr(self, "beat") else None
+        if pulse is not None and pulse.beats:
+            self._state["last_beat_micros"] = pulse.wall_micros
+        self._state["worker_pid"] = self.current.pid if self.current is not None else None
+        try:
+            statefile.write(self.settings.paths.state, self._state)
+        except OSError as error:
+            logfiles.complain(f"{self.settings.paths.state}: {error.strerror}")
+
+
+def _why(who: worker.Worker, status: int) -> str:
+    if who.failure is not None:
+        return str(who.failure["message"]).partition("\n")[0]
+    if status < 0:
+        return f"was ended by {proc.signal_name(-status)}"
+    return f"ended with exit code {status}"
+
+
+def _exit_code(who: worker.Worker, status: int) -> int:
+    if who.failure is not None:
+        return int(who.failure["exit_code"]) or 1
+    return status if status > 0 else 1
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _terminal_hung_up() -> bool:
+    """Tell whether SIGHUP came from a terminal that is gone, not from somebody who wants a reload."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    """Run the supervisor whose hand-over is on the descriptor named by the only argument.
+
+    ``--check`` imports everything and ends: whether this version could take over at an upgrade.
+    """
+    if arguments == ["--check"]:
+        return 0
+    supervisor = Supervisor(handover.read(int(arguments[0])))
+    code = supervisor.run()
+    sys.stdout.flush()
+    return code

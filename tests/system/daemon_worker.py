@@ -1,0 +1,85 @@
+"""A worker without a scheduler, for the daemon's tests: beats, obeys, and misbehaves when asked.
+
+Run as ``python daemon_worker.py JOURNAL MODE``; what happens is written to JOURNAL, a line each.
+MODE: ``serve`` · ``exit:N`` · ``raise`` · ``segv`` · ``fail:N:MESSAGE`` · ``crash`` (ready, then exit 9) ·
+``child:SECONDS:CODE`` (serve, with a child process of that life and end) · ``hang``: never ready.
+A file beside JOURNAL named ``mode`` replaces MODE for later workers.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import subprocess
+import sys
+import time
+
+from echosched.daemon.beat import Beat
+from echosched.daemon.link import WorkerLink
+from echosched.daemon.proc import start_ticks
+
+
+def main() -> int:
+    journal, mode = sys.argv[1:3]
+    override = os.path.join(os.path.dirname(journal), "mode")
+    if os.path.exists(override):
+        with open(override) as file:
+            mode = file.read().strip()
+    faulthandler.enable()
+
+    def note(*words: object) -> None:
+        with open(journal, "a") as file:
+            file.write(" ".join(map(str, words)) + "\n")
+
+    link = WorkerLink.from_environment()
+    assert link is not None, "not started by a supervisor"
+    note("start", os.getpid(), "standby" if link.standby else "worker", *(repr(child) for child in link.children))
+    print("worker says hello", file=sys.stderr, flush=True)
+    kind, *parameters = mode.split(":")
+    if kind == "exit":
+        return int(parameters[0])
+    if kind == "raise":
+        raise RuntimeError("the worker is broken")
+    if kind == "segv":
+        os.kill(os.getpid(), 11)
+    if kind == "fail":
+        link.failed(int(parameters[0]), parameters[1])
+        return int(parameters[0])
+    if kind == "hang":
+        time.sleep(60)
+    beat = Beat(link.beat_path)
+    if not link.standby:
+        beat.beat()
+    link.ready("warm")
+    if kind == "crash":
+        time.sleep(0.05)
+        return 9
+    if kind == "child" and not link.children:
+        script = f"import os, time; time.sleep({parameters[0]}); os._exit({parameters[1]})"
+        child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+        ticks = start_ticks(child.pid)
+        assert ticks is not None
+        link.report_child("7.1", child.pid, ticks)
+        note("child", child.pid, ticks)
+    while True:
+        select.select([link], [], [], beat.interval_seconds)
+        if not link.standby:
+            beat.beat()
+        for message in link.receive():
+            note(message.op, message.signal, message.immediate, message.child, *map(repr, message.children))
+            if message.op == "reload":
+                link.reloading()
+                link.reloaded({"grace": 2.5})
+            elif message.op == "reopen":
+                link.reopen_output()
+            elif message.op == "retire":
+                link.retired()
+                os._exit(0)
+            elif message.op in ("stop", "eof"):
+                note("leaving")
+                return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
