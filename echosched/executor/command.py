@@ -1,0 +1,332 @@
+"""Commands: prepared and started beside the loop, watched in it.
+
+``start`` puts the attempt into a queue; a spawner thread builds its command line and environment,
+starts it, tells the supervisor, registers its pidfd and hands it back. Handing back is collected: a
+thousand starts cost the loop a few wake-ups. The loop never waits for a fork, a directory service
+(``user``) or a secret's file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from echosched.errors import EchoschedError, ExecutionError
+from echosched.executor import function, output, prepare, proc
+from echosched.executor.environment import mark_of
+from echosched.executor.prepare import Preparer
+from echosched.executor.spawn import Launch, Spawner
+from echosched.executor.tree import Census, Undertaker
+from echosched.executor.watch import ExitWatch, ProcessExecution
+from echosched.model import Attempt, CommandAction, Process, ProcessIdentity, Result, State
+from echosched.protocols import Clock, Secrets
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PROCESS = Process(umask=0o022)
+
+ReportChild = Callable[[str, int, int], None]
+OnSettled = Callable[[int, int], None]
+ExitStatus = Callable[[int | None, int], int | None]
+
+
+class CommandExecutor:
+    """Runs :class:`~echosched.model.CommandAction` attempts as processes that outlive this program.
+
+    *instance* goes into the environment mark that tells this daemon's jobs from another's.
+    *report_child(tag, pid, start_ticks)* is called in a spawner thread right after each spawn,
+    *on_settled(pid, start_ticks)* in the loop after each :meth:`ProcessExecution.settle`. *exit_status(pidfd, pid)*
+    says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if
+    it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves open; *environment*
+    replaces single variables of the clean environment. *patience_seconds*: how long an exit code that
+    the supervisor may still deliver is waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        instance: str = "echosched",
+        resolve: Secrets = lambda text: text,
+        report_child: ReportChild | None = None,
+        on_settled: OnSettled | None = None,
+        exit_status: ExitStatus = proc.exit_status,
+        defaults: Process = DEFAULT_PROCESS,
+        environment: dict[str, str] | None = None,
+        spawners: int = 2,
+        patience_seconds: float = 5.0,
+    ) -> None:
+        self.clock = clock
+        self.undertaker = Undertaker(clock)
+        self.exit_status = exit_status
+        self.patience_seconds = patience_seconds
+        self.closed = False
+        self._instance = instance
+        self._report_child = report_child
+        self._on_settled = on_settled
+        self._preparer = Preparer(instance=instance, resolve=resolve, defaults=defaults, base=environment)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exits: ExitWatch | None = None
+        self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._spawners = spawners
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._called = False
+        self._running: dict[ProcessIdentity, ProcessExecution] = {}
+        self._known_exits: dict[ProcessIdentity, int] = {}
+
+    # ── the interface ─────────────────────────────────────────────────────────────────────────
+
+    async def start(self, attempt: Attempt) -> ProcessExecution:
+        """Start *attempt*; raises ``ExecutionError`` with the reason when there is no process to watch."""
+        self._bind()
+        order = _Order(attempt, self.loop.create_future())
+        self._queue.put(order)
+        execution = await order.future
+        execution.arm(0.0)
+        return execution
+
+    def adopt(self, attempt: Attempt, process: ProcessIdentity) -> ProcessExecution:
+        """Watch a process that an earlier worker started for *attempt*, to its end.
+
+        It may have ended, even long ago: its exit code then comes from :meth:`child_exit` (also one
+        called before) or from the kernel; without either the result is ``abandoned``. The time-out
+        counts from the process's own start.
+        """
+        self._bind()
+        pidfd = None
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = proc.open_pidfd(process.pid)
+        # Looked at after opening, so that the descriptor and the identity are of one process.
+        stat = proc.read_stat(process.pid)
+        present = stat is not None and stat.start_ticks == process.start_ticks
+        if pidfd is not None and not present:
+            os.close(pidfd)
+            pidfd = None
+        elapsed = max(self.clock.boot() - process.start_ticks / proc.TICKS_PER_SECOND, 0.0)
+        started_at = self.clock.now() - timedelta(seconds=elapsed)
+        own = present and stat is not None and stat.parent == os.getpid()
+        execution = ProcessExecution(self, attempt, process, pidfd, started_at, own=own)
+        self._running[process] = execution
+        if process in self._known_exits:
+            self.loop.call_soon(execution.exited)
+        elif present:
+            execution.arm(elapsed)
+            execution.watch()
+        else:
+            self.loop.call_soon(execution.exited)
+        return execution
+
+    def child_exit(self, tag: str, pid: int, start_ticks: int, status: int) -> None:
+        """Take an exit code (or minus a signal's number) from the supervisor that reaped the process.
+
+        May come before the process is adopted; it is then kept for :meth:`adopt`.
+        """
+        process = ProcessIdentity(pid, start_ticks)
+        execution = self._running.get(process)
+        if execution is None:
+            self._known_exits[process] = status
+        else:
+            execution.exited(status)
+
+    def find(self, attempt: Attempt) -> ProcessIdentity | None:
+        """Return a living process of *attempt*, by its mark; for a run whose pid was never recorded.
+
+        The first of its session leaders is its main process, if that still lives. Reads all of /proc:
+        call it beside the loop.
+        """
+        family = self.find_all().get(attempt.tag, [])
+        return family[0] if family else None
+
+    def find_all(self) -> dict[str, list[ProcessIdentity]]:
+        """Return all living processes that this daemon's instance ever started, by attempt tag, main first."""
+        found = Census.take(0).marked(self._instance)
+        return {
+            tag: [
+                ProcessIdentity(stat.pid, stat.start_ticks)
+                for stat in sorted(family, key=lambda stat: (stat.session != stat.pid, stat.start_ticks))
+            ]
+            for tag, family in found.items()
+        }
+
+    async def close(self) -> None:
+        """End the threads and close all descriptors; processes run on."""
+        if self.closed:
+            return
+        self.closed = True
+        for _ in self._threads:
+            self._queue.put(None)
+        if self._threads:
+            await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
+            await asyncio.to_thread(self.undertaker.close)
+        self._deliver()
+        while not self._queue.empty():
+            order = self._queue.get()
+            if order is not None:
+                _fail(order.future, ExecutionError("not started: the executor was closed"))
+        for execution in list(self._running.values()):
+            execution.let_go()
+        self._running.clear()
+        if self._exits is not None:
+            self._exits.close()
+            self._exits = None
+
+    # ── for executions ────────────────────────────────────────────────────────────────────────
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that all executions belong to."""
+        assert self._loop is not None  # noqa: S101  (set by the first start)
+        return self._loop
+
+    @property
+    def exits(self) -> ExitWatch:
+        """Return the watch over all pidfds."""
+        assert self._exits is not None  # noqa: S101  (set by the first start)
+        return self._exits
+
+    def mark(self, attempt: Attempt) -> str:
+        """Return the environment mark of *attempt*'s processes."""
+        return mark_of(self._instance, attempt)
+
+    def call(self, function: Callable[..., None], *args: Any) -> None:
+        """Call *function* in the loop soon; calls that come together share one wake-up."""
+        self._calls.append((function, args))
+        if not self._called:
+            self._called = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._called = False
+        while self._calls:
+            function, args = self._calls.popleft()
+            function(*args)
+
+    def claim_exit(self, process: ProcessIdentity) -> int | None:
+        """Return the exit that the supervisor told of *process*, once."""
+        return self._known_exits.pop(process, None)
+
+    def judge(self, attempt: Attempt, exit_code: int) -> Result:
+        """Return what *exit_code* means for *attempt*."""
+        action = attempt.job.action
+        wanted = action.success_codes if isinstance(action, CommandAction) else (0,)
+        if exit_code in wanted:
+            return Result(State.SUCCEEDED, exit_code)
+        return Result(State.FAILED, exit_code, None, f"exit code {exit_code}")
+
+    def complete(self, execution: ProcessExecution, result: Result) -> None:
+        """Add what the output says and finish *execution*."""
+        attempt = execution.attempt
+        result = replace(result, output_bytes=output.size_of(attempt.output_path))
+        if attempt.output_path is not None and function.uses_child(attempt):
+            result = function.read_answer(result, attempt.output_path)
+        execution.finished(result)
+
+    def settled(self, execution: ProcessExecution) -> None:
+        """Forget *execution* and tell the supervisor that its exit is committed."""
+        process = execution.process
+        if process is not None:
+            self._running.pop(process, None)
+            self._known_exits.pop(process, None)
+            if self._on_settled is not None:
+                self._on_settled(process.pid, process.start_ticks)
+
+    def _bind(self) -> None:
+        if self.closed:
+            raise ExecutionError("not started: the executor was closed")
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._exits = ExitWatch(self._loop)
+        if not self._threads:
+            for number in range(self._spawners):
+                thread = threading.Thread(target=self._work, name=f"spawner-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    # ── in the spawner threads ────────────────────────────────────────────────────────────────
+
+    def _work(self) -> None:
+        spawner = Spawner()
+        while (order := self._queue.get()) is not None:
+            try:
+                execution = self._spawn(spawner, order.attempt)
+            except EchoschedError as err:
+                self.call(_fail, order.future, err)
+            except Exception as err:
+                log.exception("run %s of %s could not be started", order.attempt.run, order.attempt.job.name)
+                self.call(_fail, order.future, ExecutionError(f"cannot be started: {err!r}"))
+            else:
+                self.call(_hand_back, order.future, execution)
+
+    def _spawn(self, spawner: Spawner, attempt: Attempt) -> ProcessExecution:
+        launch = self._preparer.prepare(attempt)
+        try:
+            prepare.refuse_nul(launch)
+            pid = _launch(spawner, launch)
+        finally:
+            if launch.stdin is not None:
+                os.close(launch.stdin)
+        # Nobody can reap it before us, so the number stays valid from here to settle().
+        started_at = self.clock.now()
+        process = ProcessIdentity(pid, proc.start_ticks(pid))
+        if self._report_child is not None:
+            try:
+                self._report_child(attempt.tag, pid, process.start_ticks)
+            except Exception:
+                log.exception("the supervisor could not be told of process %s", pid)
+        pidfd = proc.open_pidfd(pid)
+        execution = ProcessExecution(self, attempt, process, pidfd, started_at, own=True)
+        self._running[process] = execution
+        execution.watch()
+        return execution
+
+
+class _Order:
+    __slots__ = ("attempt", "future")
+
+    def __init__(self, attempt: Attempt, future: asyncio.Future[ProcessExecution]) -> None:
+        self.attempt = attempt
+        self.future = future
+
+
+def _launch(spawner: Spawner, launch: Launch) -> int:
+    try:
+        return spawner.spawn(launch)
+    except OSError as err:
+        if err.errno != errno.ENOEXEC:
+            raise ExecutionError(prepare.explain(err, launch)) from err
+    # A script without "#!": every shell runs it as one of its own, and so do we. The output file exists.
+    script = replace(
+        launch,
+        path=b"/bin/sh",
+        argv=[b"/bin/sh", launch.path, *launch.argv[1:]],
+        exclusive=False,
+    )
+    try:
+        return spawner.spawn(script)
+    except OSError as err:
+        raise ExecutionError(prepare.explain(err, script)) from err
+
+
+def _hand_back(future: asyncio.Future[ProcessExecution], execution: ProcessExecution) -> None:
+    if future.done():
+        # Whoever asked has gone. The process runs and the supervisor knows it: it is not ours to end.
+        log.warning("run %s: started, but nobody waits for it any more", execution.attempt.run)
+    else:
+        future.set_result(execution)
+
+
+def _fail(future: asyncio.Future[ProcessExecution], err: Exception) -> None:
+    if not future.done():
+        future.set_exception(err)

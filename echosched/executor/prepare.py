@@ -1,0 +1,172 @@
+"""From an attempt to a :class:`~echosched.executor.spawn.Launch`, and from a failed start to its reason.
+
+Runs in spawner threads: looking up accounts, programs and secrets may block.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import tempfile
+from dataclasses import replace
+
+from echosched.errors import ExecutionError
+from echosched.executor import commandline, environment, function
+from echosched.executor.spawn import Launch
+from echosched.model import Attempt, CommandAction, Process, PythonAction
+from echosched.protocols import Secrets
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Preparer:
+    """Knows the daemon's side of a job's surroundings: defaults, base environment, instance, secrets."""
+
+    def __init__(
+        self, *, instance: str, resolve: Secrets, defaults: Process, base: dict[str, str] | None = None
+    ) -> None:
+        self._instance = instance
+        self._resolve = resolve
+        self._defaults = defaults
+        self._base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **(base or {})}
+        self._own = environment.own_account()
+
+    def prepare(self, attempt: Attempt) -> Launch:
+        """Return how to start *attempt*; raises ``ExecutionError``. The caller closes ``launch.stdin``."""
+        process = merge(attempt.job.process, self._defaults)
+        account = environment.account_of(process, self._own)
+        env = environment.build_environment(
+            attempt, process, account, self._base, self._instance, self._resolve
+        )
+        cwd = None if process.cwd is None else self._resolve(process.cwd)
+        if cwd is None and account.change is not None:
+            cwd = account.home if os.path.isdir(account.home) else "/"
+        argv, stdin = self._argv(attempt)
+        path = find_program(argv[0], env.get("PATH", DEFAULT_PATH), cwd)
+        if process.limits or process.nice is not None:
+            argv = function.changed_argv(path, argv, process, account.change)
+            path, account = argv[0], replace(account, change=None)
+        launch = Launch(
+            path=_bytes(path),
+            argv=[_bytes(word) for word in argv],
+            env=[_bytes(f"{name}={value}") for name, value in env.items()],
+            cwd=None if cwd is None else _bytes(cwd),
+            output=None if attempt.output_path is None else _bytes(os.path.abspath(attempt.output_path)),
+            umask=process.umask,
+            account=account.change,
+        )
+        if stdin is not None:
+            launch.stdin = as_file(stdin)
+        return launch
+
+    def _argv(self, attempt: Attempt) -> tuple[list[str], str | None]:
+        action = attempt.job.action
+        if isinstance(action, CommandAction):
+            stdin = None if action.stdin is None else self._resolve(action.stdin)
+            return commandline.command_line(action, self._resolve), stdin
+        if isinstance(action, PythonAction):
+            args = [self._resolve(arg) if isinstance(arg, str) else arg for arg in action.args]
+            try:
+                return function.python_argv(action), json.dumps(args)
+            except (TypeError, ValueError) as err:
+                raise ExecutionError(f"python {action.target}: args: {err}") from err
+        raise ExecutionError(f"{type(action).__name__} has no process")
+
+
+def merge(process: Process, defaults: Process) -> Process:
+    """Return *process* with *defaults* where it says nothing (environments are joined, the job's last)."""
+    return Process(
+        cwd=process.cwd if process.cwd is not None else defaults.cwd,
+        env=defaults.env + process.env if defaults.env else process.env,
+        env_file=process.env_file if process.env_file is not None else defaults.env_file,
+        user=process.user if process.user is not None else defaults.user,
+        group=process.group if process.group is not None else defaults.group,
+        umask=process.umask if process.umask is not None else defaults.umask,
+        nice=process.nice if process.nice is not None else defaults.nice,
+        limits=process.limits or defaults.limits,
+    )
+
+
+def find_program(name: str, search: str, cwd: str | None) -> str:
+    """Return the path of *name* along *search* (a PATH); raises ``ExecutionError``.
+
+    A name with a slash is taken as it is: exec itself has the last word on it.
+    """
+    if "/" in name:
+        return name
+    found_unusable = None
+    for directory in search.split(":") if name else ():
+        path = os.path.join(directory or ".", name)
+        if cwd is not None and not os.path.isabs(path):
+            path = os.path.join(cwd, path)
+        try:
+            mode = os.stat(path).st_mode
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(mode):
+            if os.access(path, os.X_OK):
+                return path
+            found_unusable = path
+    if found_unusable is not None:
+        raise ExecutionError(f"command not executable: {found_unusable}")
+    raise ExecutionError(f"command not found: {name} (searched in {search})")
+
+
+def as_file(text: str) -> int:
+    """Return a descriptor from which a process reads *text*; nobody has to feed it, however long it is."""
+    data = _bytes(text)
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def explain(err: OSError, launch: Launch) -> str:
+    """Return why *launch* could not be started: the kernel gives one number for many causes."""
+    program = os.fsdecode(launch.argv[0])
+    cwd = None if launch.cwd is None else os.fsdecode(launch.cwd)
+    output = None if launch.output is None else os.fsdecode(launch.output)
+    if err.errno == errno.EEXIST and output is not None:
+        return f"output file {output} exists: this attempt was begun before"
+    if err.errno == errno.E2BIG:
+        return f"{program}: arguments and environment are too long for the system"
+    if err.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        return f"no new process: {err.strerror} (the system is out of processes, memory or descriptors)"
+    if cwd is not None and not os.path.isdir(cwd):
+        return f"cwd {cwd}: not a directory" if os.path.exists(cwd) else f"cwd {cwd}: does not exist"
+    if output is not None and not os.path.exists(output):
+        # The child makes this file first of all: where it is missing, that is what failed.
+        return f"output file {output}: {err.strerror}"
+    if err.errno == errno.ENOENT:
+        if os.path.exists(os.path.join(cwd or "", program)):
+            return f"{program}: the interpreter that its first line names does not exist"
+        return f"command not found: {program}"
+    if err.errno in (errno.EACCES, errno.EPERM):
+        if cwd is not None and not os.access(cwd, os.X_OK):
+            return f"cwd {cwd}: {err.strerror}"
+        return f"command not executable: {program} ({err.strerror})"
+    return f"{program}: {err.strerror}"
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError as err:
+        raise ExecutionError(f"command: cannot be passed to a process: {err.reason}") from err
+    return data
+
+
+def refuse_nul(launch: Launch) -> None:
+    """Raise ``ExecutionError`` where a string holds a NUL, at which the kernel would cut it off."""
+    for strings, what in ((launch.argv, "command"), (launch.env, "env")):
+        for string in strings:
+            if b"\0" in string:
+                name = string.partition(b"=")[0].decode("utf-8", "replace") if what == "env" else ""
+                raise ExecutionError(f"{what}: {name or 'an argument'} holds a NUL character")

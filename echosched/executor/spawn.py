@@ -1,0 +1,205 @@
+"""Starting one process, with the least that has to be done for it.
+
+Two ways. *posix_spawn* of the C library, called through ctypes: it lets go of the interpreter's lock
+while the child is being made (``os.posix_spawn`` holds it, and a file action on a slow disk then stops
+the whole daemon) and costs a third of ``subprocess``. It cannot change the account or limits: an account
+is changed by ``subprocess`` (fork and exec in C), limits and nice by a small program that execs the job
+(:mod:`~echosched.executor.child`).
+
+The output file is made by the child itself, exclusively, as its first act: *no file* proves that the
+command never began (:func:`echosched.executor.output.never_started` rests on that).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+OUTPUT_MODE = 0o640
+OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_CLONE_FS = 0x200
+_SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
+_OPAQUE = 1024  # larger than any libc's posix_spawnattr_t, posix_spawn_file_actions_t or sigset_t
+
+
+@dataclass(slots=True)
+class Launch:
+    """All that the kernel needs to start one process. Paths and strings are bytes, ready for exec."""
+
+    path: bytes
+    argv: list[bytes]
+    env: list[bytes]
+    cwd: bytes | None = None
+    output: bytes | None = None  # None: /dev/null
+    stdin: int | None = None  # a descriptor; None: /dev/null
+    umask: int | None = None
+    account: tuple[int, int, tuple[int, ...]] | None = None
+    exclusive: bool = True
+
+
+class Spawner:
+    """Starts processes from one thread, which it takes for itself (its umask becomes the jobs')."""
+
+    def __init__(self) -> None:
+        self._libc = _Libc.load()
+        self._inherited = _current_umask()
+        self._umask = self._inherited
+        # From here on umask is this thread's own, so that a job's umask needs no fork path.
+        self._own_fs = self._libc is not None and self._libc.unshare(_CLONE_FS) == 0
+
+    def spawn(self, launch: Launch) -> int:
+        """Start *launch* in a session of its own and return its pid; raises ``OSError``.
+
+        Default signal dispositions, empty signal mask, no descriptor above 2.
+        """
+        if self._libc is None or launch.account is not None or not self._set_umask(launch.umask):
+            return _fork_exec(launch)
+        return self._libc.spawn(launch)
+
+    def _set_umask(self, umask: int | None) -> bool:
+        wanted = self._inherited if umask is None else umask
+        if wanted == self._umask:
+            return True
+        if not self._own_fs:
+            return False
+        os.umask(wanted)
+        self._umask = wanted
+        return True
+
+
+class _Libc:
+    """The few functions of the C library, with buffers that are prepared once."""
+
+    _instance: _Libc | None = None
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        quick = ctypes.PyDLL(None)  # keeps the interpreter's lock: these only fill structures
+        slow = ctypes.CDLL(None)
+        self._posix_spawn = slow.posix_spawn
+        self.unshare: Any = slow.unshare
+        self._init = quick.posix_spawn_file_actions_init
+        self._destroy = quick.posix_spawn_file_actions_destroy
+        self._addopen = quick.posix_spawn_file_actions_addopen
+        self._adddup2 = quick.posix_spawn_file_actions_adddup2
+        self._addchdir = quick.posix_spawn_file_actions_addchdir_np
+        # glibc 2.34+; elsewhere close-on-exec has to do, which is what Python sets on all its descriptors.
+        self._addclosefrom = getattr(quick, "posix_spawn_file_actions_addclosefrom_np", None)
+        self._attr = ctypes.create_string_buffer(_OPAQUE)
+        signals = ctypes.create_string_buffer(_OPAQUE)
+        quick.posix_spawnattr_init(self._attr)
+        quick.posix_spawnattr_setflags(self._attr, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID))
+        quick.sigfillset(signals)
+        quick.posix_spawnattr_setsigdefault(self._attr, signals)
+        quick.sigemptyset(signals)
+        quick.posix_spawnattr_setsigmask(self._attr, signals)
+
+    @classmethod
+    def load(cls) -> _Libc | None:
+        """Return the one instance, ``None`` where the C library lacks what is needed."""
+        if not sys.platform.startswith("linux"):
+            return None
+        with cls._lock:
+            if cls._instance is None:
+                try:
+                    cls._instance = cls()
+                except (AttributeError, OSError):
+                    return None
+            return cls._instance
+
+    def spawn(self, launch: Launch) -> int:
+        """Call posix_spawn; raises ``OSError`` with its error number."""
+        actions = ctypes.create_string_buffer(_OPAQUE)
+        if self._init(actions):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        try:
+            failed = self._add_actions(actions, launch)
+            pid = ctypes.c_int()
+            failed = failed or self._posix_spawn(
+                ctypes.byref(pid),
+                ctypes.c_char_p(launch.path),
+                actions,
+                self._attr,
+                _vector(launch.argv),
+                _vector(launch.env),
+            )
+        finally:
+            self._destroy(actions)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+        return pid.value
+
+    def _add_actions(self, actions: Any, launch: Launch) -> int:
+        # Order matters: stdin first (its source may be descriptor 1), directory last (paths are absolute).
+        if launch.stdin is None:
+            failed = self._addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0)
+        else:
+            failed = self._adddup2(actions, launch.stdin, 0)
+        if launch.output is None:
+            failed = failed or self._addopen(actions, 1, b"/dev/null", os.O_WRONLY, 0)
+        else:
+            flags = OUTPUT_FLAGS & ~os.O_CLOEXEC
+            if not launch.exclusive:
+                flags &= ~os.O_EXCL
+            failed = failed or self._addopen(actions, 1, launch.output, flags, OUTPUT_MODE)
+        failed = failed or self._adddup2(actions, 1, 2)
+        if launch.cwd is not None:
+            failed = failed or self._addchdir(actions, launch.cwd)
+        if self._addclosefrom is not None:
+            failed = failed or self._addclosefrom(actions, 3)
+        return int(failed)
+
+
+def _vector(strings: list[bytes]) -> Any:
+    return (ctypes.c_char_p * (len(strings) + 1))(*strings, None)
+
+
+def _current_umask() -> int:
+    try:
+        with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    # Only by setting it can it be read elsewhere; the moment in between is spent in this thread's start.
+    umask = os.umask(0o027)
+    os.umask(umask)
+    return umask
+
+
+def _fork_exec(launch: Launch) -> int:
+    import subprocess
+
+    output: int = subprocess.DEVNULL
+    if launch.output is not None:
+        flags = OUTPUT_FLAGS if launch.exclusive else OUTPUT_FLAGS & ~os.O_EXCL
+        output = os.open(launch.output, flags, OUTPUT_MODE)
+    options: dict[str, Any] = {}
+    if launch.account is not None:
+        options["user"], options["group"], options["extra_groups"] = launch.account
+    try:
+        process = subprocess.Popen(
+            launch.argv,
+            executable=launch.path,
+            env=dict(entry.split(b"=", 1) for entry in launch.env),
+            cwd=launch.cwd,
+            stdin=subprocess.DEVNULL if launch.stdin is None else launch.stdin,
+            stdout=output,
+            stderr=subprocess.STDOUT if launch.output is None else output,
+            umask=-1 if launch.umask is None else launch.umask,
+            start_new_session=True,
+            **options,
+        )
+    finally:
+        if output >= 0:
+            os.close(output)
+    # The exit belongs to the watcher: without this, Popen would reap the process behind its back.
+    process.returncode = 0
+    return process.pid

@@ -1,0 +1,107 @@
+"""Attempts without a process: a task of the event loop that can be made to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any
+
+from echosched.model import Attempt, ProcessIdentity, Result, State
+
+log = logging.getLogger(__name__)
+
+
+class TaskExecution:
+    """Runs *work* as a task; satisfies :class:`echosched.protocols.Execution`.
+
+    *on_cancel* is called at a cancel. With *cancellable* the task is cancelled as well, else it has
+    *kill_after* to end by itself (a thread can only be asked).
+    """
+
+    process: ProcessIdentity | None = None
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        work: Coroutine[Any, Any, Result],
+        started_at: datetime,
+        *,
+        cancellable: bool = True,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> None:
+        self.attempt = attempt
+        self.started_at = started_at
+        self._cancellable = cancellable
+        self._on_cancel = on_cancel
+        self._verdict: Result | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._abandoned: asyncio.Event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Result] = self._loop.create_task(
+            work, name=f"{attempt.job.name} run {attempt.tag}"
+        )
+        self._task.add_done_callback(self._ended)
+        timeout = attempt.job.policy.timeout
+        if timeout is not None:
+            self._timers.append(self._loop.call_later(timeout.total_seconds(), self._time_out, timeout))
+
+    def _time_out(self, timeout: timedelta) -> None:
+        self.cancel(
+            f"timed out after {in_seconds(timeout)}",
+            state=State.TIMED_OUT,
+            kill_after=self.attempt.job.policy.kill_after,
+        )
+
+    def cancel(self, reason: str, *, state: State, kill_after: timedelta) -> None:
+        """Ask the work to end; after *kill_after* :meth:`wait` answers whether it has or not."""
+        if self._task.done():
+            return
+        if self._verdict is None:
+            self._verdict = Result(state, error=reason)
+            if self._on_cancel is not None:
+                self._on_cancel()
+            if self._cancellable:
+                self._task.cancel(reason)
+        self._timers.append(self._loop.call_later(kill_after.total_seconds(), self._abandoned.set))
+
+    def _ended(self, task: asyncio.Task[Result]) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._abandoned.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error(
+                "run %s of %s broke", self.attempt.tag, self.attempt.job.name, exc_info=task.exception()
+            )
+
+    async def wait(self) -> Result:
+        """Return how the attempt ended."""
+        await self._abandoned.wait()
+        if not self._task.done():
+            return self._refused()
+        if self._task.cancelled():
+            return self._verdict or Result(State.CANCELLED, error="cancelled")
+        err = self._task.exception()
+        if err is not None:
+            return self._verdict or Result(State.FAILED, error=f"{type(err).__name__}: {err}")
+        result = self._task.result()
+        if self._verdict is None:
+            return result
+        return Result(self._verdict.state, error=self._verdict.error, output_bytes=result.output_bytes)
+
+    def _refused(self) -> Result:
+        self._task.cancel()
+        state, error = State.CANCELLED, "cancelled"
+        if self._verdict is not None:
+            state, error = self._verdict.state, self._verdict.error or error
+        return Result(state, error=f"{error}; it did not stop when asked and may still be at work")
+
+    def settle(self) -> None:
+        """Nothing to let go of."""
+
+
+def in_seconds(span: timedelta) -> str:
+    """Return *span* for an error text: ``90 s``, ``0.5 s``."""
+    text = f"{span.total_seconds():.3f}".rstrip("0").rstrip(".")
+    return f"{text} s"

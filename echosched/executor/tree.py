@@ -1,0 +1,293 @@
+"""Ending a run's whole tree: the process group, its sessions, and everything that carries its mark.
+
+A job's descendants leave its process group (``setsid``), lose their parent (``daemonize``) or drop their
+environment (``env -i``); no single trace finds them all. So three are followed until a scan of /proc
+finds nobody: the environment mark, the sessions that marked processes lead, and parenthood. What is
+found is signalled through a pidfd opened *before* it was looked at, so that a number that was given
+to a stranger in between is never hit.
+
+One thread does this for all runs that have to end, and sleeps when there are none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from echosched.executor import proc
+from echosched.executor.environment import MARK
+from echosched.protocols import Clock
+
+log = logging.getLogger(__name__)
+
+_ENVIRON_LIMIT = 1 << 18  # what we start has the mark first; descendants may have moved it back
+_MARK_PREFIX = MARK.encode() + b"="
+_PAUSE_SECONDS = 0.02  # between scans while processes keep dying one by one
+_STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
+
+
+@dataclass(slots=True)
+class Grave:
+    """One run that has to end. *main* is its first process, *pidfd* that one's, if there is one.
+
+    *pinned*: main is our unreaped child, its number therefore cannot have been given to anybody else.
+    """
+
+    mark: bytes
+    main: int
+    start_ticks: int
+    pinned: bool
+    deadline: float
+    done: Callable[[int], None]
+    told: set[tuple[int, int]] = field(default_factory=set)  # (pid, start ticks) that got their TERM
+    immune: set[tuple[int, int]] = field(default_factory=set)  # refused our signal: not ours to end
+
+
+class Undertaker:
+    """Ends trees beside the loop: TERM and CONT now, KILL at each grave's deadline, until nobody is left."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._graves: list[Grave] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wake_r = self._wake_w = -1
+        self._closing = False
+
+    def bury(self, grave: Grave) -> None:
+        """Begin to end *grave*'s tree; ``done(left)`` is called in the undertaker's thread when it is gone.
+
+        *left* counts processes that refused our signals (they run under another account).
+        """
+        with self._lock:
+            self._graves.append(grave)
+            if self._thread is None:
+                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                self._thread = threading.Thread(target=self._work, name="undertaker", daemon=True)
+                self._thread.start()
+        self.wake()
+
+    def hasten(self, grave: Grave, deadline: float) -> None:
+        """Bring *grave*'s KILL forward to *deadline* (monotonic)."""
+        if deadline < grave.deadline:
+            grave.deadline = deadline
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the thread look again now."""
+        with self._lock:
+            if self._wake_w < 0:
+                return
+            try:
+                os.write(self._wake_w, b".")
+            except BlockingIOError:
+                pass  # it is awake already
+
+    def close(self) -> None:
+        """End the thread; trees that are not gone yet stay as they are."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+        self.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        with self._lock:
+            for descriptor in (self._wake_r, self._wake_w):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._wake_r = self._wake_w = -1
+
+    # ── in the thread ─────────────────────────────────────────────────────────────────────────
+
+    def _work(self) -> None:
+        while not self._closing:
+            with self._lock:
+                graves = list(self._graves)
+            try:
+                held, timeout = self._round(graves) if graves else ([], None)
+            except Exception:
+                log.exception("ending job processes: a round failed")
+                held, timeout = [], _STEP_SECONDS
+            self._rest(held, timeout)
+
+    def _round(self, graves: list[Grave]) -> tuple[list[int], float]:
+        """Signal whoever has to hear; return pidfds to wait for, and for how long."""
+        census = Census.take(min(grave.start_ticks for grave in graves))
+        now = self._clock.monotonic()
+        held: list[int] = []
+        timeout = _STEP_SECONDS
+        for grave in graves:
+            members = [
+                stat
+                for stat in census.tree(grave.mark, grave.main, grave.start_ticks, pinned=grave.pinned)
+                if (stat.pid, stat.start_ticks) not in grave.immune
+            ]
+            if not members:
+                with self._lock:
+                    self._graves.remove(grave)
+                grave.done(len(grave.immune))
+                continue
+            killing = now >= grave.deadline
+            if not killing:
+                timeout = min(timeout, grave.deadline - now)
+            self._signal(grave, members, killing, held)
+        return held, max(timeout, 0.0)
+
+    def _signal(self, grave: Grave, members: Iterable[proc.Stat], killing: bool, held: list[int]) -> None:
+        # Each process is told TERM once: many programs take a second one as "drop everything".
+        for stat in members:
+            who = (stat.pid, stat.start_ticks)
+            pidfd = _open_same(stat)
+            if pidfd is None:
+                continue
+            held.append(pidfd)
+            try:
+                if killing:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                elif who not in grave.told:
+                    grave.told.add(who)
+                    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+                    # A stopped process acts on TERM only when it is continued.
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                grave.immune.add(who)
+                log.warning(
+                    "process %s of a job that has to end belongs to another account; left alone", who[0]
+                )
+
+    def _rest(self, held: list[int], timeout: float | None) -> None:
+        poller = select.poll()
+        poller.register(self._wake_r, select.POLLIN)
+        for pidfd in held:
+            poller.register(pidfd, select.POLLIN)
+        try:
+            events = poller.poll(None if timeout is None else timeout * 1000)
+            try:
+                os.read(self._wake_r, 4096)
+            except BlockingIOError:
+                pass
+            if held and events:
+                # Deaths come in swarms: one scan for many.
+                for pidfd, _ in events:
+                    poller.unregister(pidfd)
+                poller = select.poll()
+                poller.register(self._wake_r, select.POLLIN)
+                poller.poll(_PAUSE_SECONDS * 1000)
+        finally:
+            for pidfd in held:
+                os.close(pidfd)
+
+
+class Census:
+    """All processes at one moment, with the marks of those young enough to belong to a job."""
+
+    def __init__(self, everyone: dict[int, proc.Stat], marks: dict[int, bytes]) -> None:
+        self._everyone = everyone
+        self._marks = marks
+        self._children: dict[int, list[proc.Stat]] = {}
+        for stat in everyone.values():
+            self._children.setdefault(stat.parent, []).append(stat)
+
+    @classmethod
+    def take(cls, oldest_ticks: int) -> Census:
+        """Look at every process; read the environment of those that started at or after *oldest_ticks*."""
+        everyone: dict[int, proc.Stat] = {}
+        marks: dict[int, bytes] = {}
+        own = os.getpid()
+        for pid in all_pids():
+            stat = proc.read_stat(pid)
+            if stat is None or stat.dead or pid == own:
+                continue
+            everyone[pid] = stat
+            if stat.start_ticks >= oldest_ticks:
+                mark = read_mark(pid)
+                if mark is not None:
+                    marks[pid] = mark
+        return cls(everyone, marks)
+
+    def tree(self, mark: bytes, main: int, start_ticks: int, *, pinned: bool) -> list[proc.Stat]:
+        """Return the living members of a job's tree (never zombies)."""
+        found = {pid: self._everyone[pid] for pid, value in self._marks.items() if value == mark}
+        first = self._everyone.get(main)
+        if first is not None and (pinned or first.start_ticks == start_ticks):
+            found[main] = first
+        sessions = {main} if pinned or main in found else set()
+        while True:
+            # A session is a job's own when its leader is (or is gone): a shell of somebody who merely
+            # copied a mark into his environment is not.
+            sessions |= {
+                stat.session
+                for stat in found.values()
+                if stat.session in found or stat.session not in self._everyone
+            }
+            more = {
+                stat.pid: stat
+                for stat in self._everyone.values()
+                if stat.session in sessions and stat.pid not in found and stat.start_ticks >= start_ticks
+            }
+            for pid in found:
+                for child in self._children.get(pid, ()):
+                    if child.pid not in found and child.start_ticks >= start_ticks:
+                        more[child.pid] = child
+            if not more:
+                return list(found.values())
+            found |= more
+
+    def marked(self, instance: str) -> dict[str, list[proc.Stat]]:
+        """Return living processes by attempt tag, of those that *instance* started."""
+        prefix = instance.encode() + b":"
+        found: dict[str, list[proc.Stat]] = {}
+        for pid, mark in self._marks.items():
+            if mark.startswith(prefix):
+                found.setdefault(mark[len(prefix) :].decode("ascii", "replace"), []).append(
+                    self._everyone[pid]
+                )
+        return found
+
+
+def all_pids() -> list[int]:
+    """Return the numbers of all processes that /proc shows."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return []
+
+
+def read_mark(pid: int) -> bytes | None:
+    """Return the mark in the environment of *pid*, ``None`` if it has none or may not be read."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            environ = os.read(descriptor, _ENVIRON_LIMIT)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+    at = environ.find(b"\0" + _MARK_PREFIX)
+    if at >= 0:
+        at += 1
+    elif not environ.startswith(_MARK_PREFIX):
+        return None
+    else:
+        at = 0
+    end = environ.find(b"\0", at)
+    return environ[at + len(_MARK_PREFIX) : end if end >= 0 else len(environ)]
+
+
+def _open_same(stat: proc.Stat) -> int | None:
+    try:
+        pidfd = os.pidfd_open(stat.pid)
+    except OSError:
+        return None
+    again = proc.read_stat(stat.pid)
+    if again is not None and again.start_ticks == stat.start_ticks:
+        return pidfd
+    os.close(pidfd)
+    return None
