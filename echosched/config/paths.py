@@ -132,7 +132,9 @@ def resolve_paths(
 
     The environment's names are ``ECHOSCHED_HOME``, ``ECHOSCHED_CONFIG``, ``ECHOSCHED_PIDFILE``, ``ECHOSCHED_SOCKET``,
     ``ECHOSCHED_DB`` and ``ECHOSCHED_LOG``; an empty one counts as unset. Relative paths are taken from the present
-    directory, ``~`` is the home directory. Touches no file. Raises ``ConfigError`` for a path that cannot work.
+    directory, ``~`` is the home directory. With ``ECHOSCHED_SYSTEM=1`` the defaults are the system's places although
+    *uid* is not root: the system's own daemon that runs, or goes on, as another user. Touches no file. Raises
+    ``ConfigError`` for a path that cannot work.
     """
     environ = os.environ if environ is None else environ
     uid = os.geteuid() if uid is None else uid
@@ -144,7 +146,8 @@ def resolve_paths(
         if value is not None and "\0" in value:
             raise ConfigError(f"{name}: {value!r}: a path must not hold a NUL character")
         given[name] = None if value is None else os.path.abspath(os.path.expanduser(value))
-    places = _defaults(given["home"], environ, uid)
+    system = uid == 0 or environ.get("ECHOSCHED_SYSTEM") == "1"
+    places = _defaults(given["home"], environ, uid, system=system)
     for name in ("config", "pidfile", "socket", "db", "log"):
         chosen = given[name]
         if chosen is not None:
@@ -158,14 +161,14 @@ def resolve_paths(
             f"socket: {places['socket']}: {length} bytes, but a Unix socket's path has room for "
             f"{SOCKET_PATH_LIMIT} (use a shorter --home, or --socket)"
         )
-    mode = "home" if given["home"] is not None else "root" if uid == 0 else "user"
+    mode = "home" if given["home"] is not None else "root" if system else "user"
     return Paths(mode, given["home"], **places)
 
 
-def _defaults(home: str | None, environ: Mapping[str, str], uid: int) -> dict[str, str]:
+def _defaults(home: str | None, environ: Mapping[str, str], uid: int, *, system: bool) -> dict[str, str]:
     if home is not None:
         etc = run = lib = log = home
-    elif uid == 0:
+    elif system:
         etc, run, lib, log = "/etc/echosched", "/run/echosched", "/var/lib/echosched", "/var/log/echosched"
     else:
         etc = os.path.join(_xdg(environ, "XDG_CONFIG_HOME", ".config", uid), "echosched")
@@ -179,7 +182,7 @@ def _defaults(home: str | None, environ: Mapping[str, str], uid: int) -> dict[st
         "socket": join(run, "echosched.sock"),
         "state": join(lib, "echosched.state.json"),
         # /run/user/UID vanishes with the user's last session, the daemon's health must stay readable.
-        "beat": join(run if uid == 0 else lib, "echosched.beat"),
+        "beat": join(run if system else lib, "echosched.beat"),
         "db": join(lib, "echosched.db"),
         "log": join(log, "echosched.log"),
         "out": join(log, "echosched.out"),
