@@ -5,11 +5,12 @@ The public names are imported when first used, so that ``import echosched`` cost
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from echosched.version import __version__
 
+TYPE_CHECKING = False  # importing typing would cost `status` and the supervisor more than their own code
 if TYPE_CHECKING:
+    from typing import Any
+
     from echosched.daemon.context import DaemonContext
     from echosched.daemon.pidfile import PIDFile
     from echosched.schedule import parse_schedule
