@@ -103,6 +103,10 @@ class Operations:
         document.update(self._facts())
         return document
 
+    async def running(self) -> list[dict[str, Any]]:
+        """Return the runs with an attempt under way, oldest first: what a stop waits for."""
+        return [{"job": live.job.name, **self._live_row(live)} for live in self._scheduler.runs.running()]
+
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again; raises ``ConfigError`` and changes nothing when it is wrong."""
         return dict(await self._reload())

@@ -100,3 +100,29 @@ class ControlClient:
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return protocol.decode(line)
+
+
+def full_status(
+    paths: Any, places: dict[str, Any] | None = None, *, timeout: float = 2.0
+) -> tuple[dict[str, Any], int]:
+    """Return ``status --json`` and LSB's exit code for the daemon of *paths* (the daemon room's).
+
+    The worker is asked only while its loop beats, and for *timeout* seconds at most: what it would add
+    (jobs, runs, next) is empty otherwise, and never keeps the verdict waiting. *places* are all paths to
+    show.
+    """
+    from echosched.daemon.inspect import inspect
+
+    document = inspect(paths)
+    document.update(jobs=None, runs=None, next=[])
+    if places is not None:
+        document["paths"] = places
+    if document["running"] and document["health"] in ("ok", "degraded") and document["worker_pid"]:
+        try:
+            with ControlClient(paths.socket, timeout=timeout) as client:
+                document.update(client.call("status"))
+        except (NotRunning, Unreachable, PermissionRefused) as error:
+            document["reasons"] = [str(error)]
+    if document.get("reasons") and document["health"] == "ok":
+        document["health"] = "degraded"
+    return document, document["lsb"]

@@ -56,7 +56,9 @@ class Runs:
         self._unarmed: list[LiveRun] = []
         self._ends: list[tuple[LiveRun, Ended]] = []
         self._committing = False
-        self._quiet = asyncio.Event()  # nothing runs, nothing is left to commit
+        self._committed = asyncio.Event()  # no end is left to commit
+        self._committed.set()
+        self._quiet = asyncio.Event()  # nothing runs either
         self._quiet.set()
 
     def running(self) -> list[LiveRun]:
@@ -164,6 +166,7 @@ class Runs:
         self._ends.append((live, ended))
         if not self._committing:
             self._committing = True
+            self._committed.clear()
             self._quiet.clear()
             self._spawn(self._commit())
         self.pump()
@@ -177,6 +180,7 @@ class Runs:
                     self._after_commit(live, ended, fresh=fresh)
         finally:
             self._committing = False
+            self._committed.set()
             if not self.queue.placed:
                 self._quiet.set()
 
@@ -263,6 +267,10 @@ class Runs:
         if found is None:
             raise NotFound(f"run {run}: there is no such run")
         return found
+
+    async def settle(self) -> None:
+        """Wait until every end known so far is committed; what runs goes on."""
+        await self._committed.wait()
 
     async def drain(self, grace: float) -> bool:
         """Wait at most *grace* seconds until nothing runs and all ends are committed; tell whether that is so."""

@@ -1,0 +1,71 @@
+"""What the launcher and the supervisor are told: paths, settings, how to start a worker. Light to import."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from echosched.daemon import settings
+from echosched.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from echosched.config.daemon_settings import DaemonConfig
+    from echosched.config.paths import Paths
+
+MARK_VARIABLE = "ECHOSCHED_MARK"
+NEVER = 0.0
+
+
+def daemon_paths(paths: Paths) -> settings.Paths:
+    """Return the daemon room's view of *paths*."""
+    places = paths.as_dict()
+    names = ("pidfile", "state", "log", "out", "beat", "socket", "db", "config", "runs", "reports")
+    return settings.Paths(home=paths.home, **{name: places[name] for name in names})
+
+
+def instance_of(paths: Paths) -> str:
+    """Return the name that marks this daemon's jobs, derived from its database, which no other daemon can hold."""
+    import hashlib
+
+    return hashlib.blake2s(os.fsencode(os.path.realpath(paths.db)), digest_size=6).hexdigest()
+
+
+def mark_format(paths: Paths) -> str:
+    """Return the environment entry that all processes of a run carry, with ``{0}`` for the run's number."""
+    return f"{MARK_VARIABLE}={instance_of(paths)}:{{0}}."
+
+
+def supervisor_settings(daemon: DaemonConfig) -> dict[str, Any]:
+    """Return what a reload may change in the supervisor; durations in seconds."""
+    return {
+        "grace": daemon.grace.total_seconds(),
+        "watchdog": NEVER if daemon.watchdog is None else daemon.watchdog.total_seconds(),
+        "max_restarts": daemon.max_restarts,
+        "restart_window": daemon.restart_window.total_seconds(),
+        "log_max_size": daemon.log_max_size,
+        "log_keep": daemon.log_keep,
+    }
+
+
+def daemon_settings(paths: Paths, daemon: DaemonConfig, *, debug: bool = False) -> settings.Settings:
+    """Return what a daemon for *paths* is started with; *debug* reaches the worker's log."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    main = os.path.join(package, "cli", "__main__.py")
+    argv = [sys.executable, "-P", main, "_worker", *(["--debug"] if debug else []), *paths.options()]
+    return settings.Settings(
+        paths=daemon_paths(paths),
+        worker_argv=argv,
+        version=__version__,
+        start_wait=daemon.start_wait.total_seconds(),
+        user=daemon.user,
+        group=daemon.group,
+        umask=daemon.umask,
+        working_directory=daemon.working_directory or "/",
+        chroot=daemon.chroot,
+        core_dumps=daemon.core_dumps,
+        child_mark=mark_format(paths),
+        **supervisor_settings(daemon),
+    )

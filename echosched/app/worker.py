@@ -1,0 +1,406 @@
+"""The worker: builds the parts from a ``Config``, plugs them together, and lives until it is told to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from echosched import events
+from echosched.app.daemon import instance_of, supervisor_settings
+from echosched.clock import SystemClock, parse_rfc3339, rfc3339
+from echosched.config.load import load
+from echosched.config.secrets import SecretResolver
+from echosched.control.server import ControlServer
+from echosched.daemon import proc
+from echosched.daemon.beat import Beat, interval_for
+from echosched.daemon.link import Message, WorkerLink
+from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
+from echosched.executor import ActionExecutor, never_started
+from echosched.journal import Journal
+from echosched.model import Attempt, BuiltinAction, ProcessIdentity, State, Trigger
+from echosched.operations import Operations
+from echosched.schedule import jitter_seconds
+from echosched.scheduler import Scheduler
+from echosched.scheduler.recovery import Evidence, recover
+from echosched.store.sqlite import SqliteStore
+from echosched.version import __version__
+
+if TYPE_CHECKING:
+    from echosched.config.paths import Paths
+    from echosched.config.settings import Config
+
+log = logging.getLogger(__name__)
+
+RUNS_PER_DIRECTORY = 1000
+
+
+class Outputs:
+    """Where attempts' outputs lie: ``runs/NNN/RUN.ATTEMPT.log``, a thousand runs a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._made: set[int] = set()
+
+    def path(self, run: int, attempt: int) -> str:
+        """Return the path of an attempt's output, whether it exists or not."""
+        return f"{self._directory}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
+
+    def prepare(self, run: int, attempt: int) -> str:
+        """Return the path of an output to be written: its directory exists."""
+        shard = run // RUNS_PER_DIRECTORY
+        if shard not in self._made:
+            os.makedirs(f"{self._directory}/{shard:03d}", mode=0o750, exist_ok=True)
+            self._made = {shard, shard - 1}
+        return self.path(run, attempt)
+
+    def began(self, run: int, attempt: int) -> bool:
+        """Tell whether that attempt was ever started: its start is what creates the file."""
+        return not never_started(self.path(run, attempt))
+
+
+class Worker:
+    """The worker: one loop, all parts, and the line to the supervisor."""
+
+    def __init__(self, paths: Paths, config: Config, link: WorkerLink) -> None:
+        self.paths = paths
+        self.config = config
+        self.link = link
+        self.clock = SystemClock()
+        self.secrets = SecretResolver()
+        self.outputs = Outputs(paths.runs)
+        self.started_at = self.clock.now()
+        self.ticks = 0
+        self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._stopping: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._go = asyncio.Event()
+        self.beat = Beat(link.beat_path)
+        self.journal = Journal(
+            paths.log,
+            echo=sys.stdout.fileno() if link.mode == "foreground" else None,
+            call_soon=asyncio.get_running_loop().call_soon,
+            lenient=True,
+        )
+        self.store = SqliteStore(paths.db, owner=self._owner(), clock=self.clock)
+        self.executor = ActionExecutor(
+            clock=self.clock,
+            instance=instance_of(paths),
+            resolve=self.secrets,
+            report_child=link.report_child,
+            on_settled=link.acknowledge,
+            builtin=self._run_builtin,
+        )
+        self.scheduler = Scheduler(
+            store=self.store,
+            executor=self.executor,
+            clock=self.clock,
+            sinks=[self.journal],
+            max_concurrent=config.daemon.max_concurrent,
+            output_path=self.outputs.prepare,
+            jitter=jitter_seconds,
+        )
+        self.operations = Operations(
+            self.scheduler,
+            output_path=self.outputs.path,
+            reload=self.reload,
+            journal_path=paths.log,
+            facts=self._facts,
+            redact=self.secrets.redact,
+        )
+        self.server = ControlServer(self.operations, paths.socket, group=_group(config.daemon.control_group))
+
+    def _owner(self) -> str:
+        return f"{os.uname().nodename}:{self.link.supervisor_pid}"
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> int:
+        """Live, and return the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.link.fileno(), self._listen)
+        if self.link.standby:
+            self.link.ready(f"standing by, {len(self.config.jobs)} jobs")
+            await self._go.wait()
+        await self._begin()
+        return await self._leave
+
+    async def _begin(self) -> None:
+        self._beat_on()
+        self.scheduler.emit(
+            events.Startup(
+                ts=self.started_at,
+                pid=os.getpid(),
+                mode=self.link.mode,
+                version=__version__,
+                config={**self.paths.as_dict(), "jobs": len(self.config.jobs)},
+            )
+        )
+        await self.store.open()
+        await self.scheduler.load(self.config.jobs)
+        await recover(self.scheduler, await self._evidence())
+        await self.server.start()
+        self.scheduler.begin()
+        await self._fire_on_start()
+        now = self.clock.now()
+        self.scheduler.emit(events.Ready(ts=now, pid=os.getpid(), jobs=len(self.config.jobs)))
+        self.journal.flush()
+        self.link.ready(f"{len(self.config.jobs)} jobs")
+        self._tick()
+
+    def _beat_on(self) -> None:
+        self.beat.beat()
+        watchdog = self.config.daemon.watchdog
+        interval = self.beat.interval_seconds if watchdog is None else interval_for(watchdog.total_seconds())
+        asyncio.get_running_loop().call_later(interval, self._beat_on)
+
+    def _tick(self) -> None:
+        every = self.config.daemon.tick
+        if every is None:
+            asyncio.get_running_loop().call_later(60.0, self._tick)  # a reload may turn it on
+            return
+        self.ticks += 1
+        roster = self.scheduler.roster
+        coming: dict[str, str | None] = {job: rfc3339(at) for job, at in roster.next_slots(20)}
+        total = len(roster.entries)
+        if total <= 20:
+            coming = {name: coming.get(name) for name in roster.entries}
+        jobs = total if total > 20 else None
+        self.scheduler.emit(events.Tick(ts=self.clock.now(), tick=self.ticks, next=coming, jobs=jobs))
+        asyncio.get_running_loop().call_later(every.total_seconds(), self._tick)
+
+    async def _evidence(self) -> Evidence:
+        here = f"{proc.boot_id()}:{proc.pid_namespace()}"
+        before = await self.store.get_note("boot")
+        if before != here:
+            await self.store.set_note("boot", here)
+        held = {}
+        for child in self.link.children:
+            held[child.tag] = ProcessIdentity(child.pid, child.start_ticks)
+            if child.status is not None:
+                self.executor.child_exit(child.tag, child.pid, child.start_ticks, child.status)
+        marked = await asyncio.to_thread(self.executor.find_all) if await self.store.active() else {}
+
+        def find(attempt: Attempt) -> ProcessIdentity | None:
+            family = marked.get(attempt.tag)
+            return family[0] if family else None
+
+        return Evidence(
+            same_boot=before is None or before == here,
+            held=held,
+            find=find,
+            began=self.outputs.began,
+            adopt=lambda attempt, process, started_at: self.executor.adopt(attempt, process),
+            output_path=self.outputs.path,
+        )
+
+    async def _fire_on_start(self) -> None:
+        """Fire ``@boot`` once per daemon start and ``@reboot`` once per boot, however often a worker starts."""
+        supervisor = self.link.supervisor_pid
+        lives = {
+            "boot": f"{proc.boot_id()}:{supervisor}:{proc.start_ticks(supervisor)}",
+            "reboot": proc.boot_id(),
+        }
+        for kind, life in lives.items():
+            entries = [
+                entry
+                for entry in self.scheduler.roster.entries.values()
+                if entry.waits and entry.schedule is not None and kind in entry.schedule.on_start
+            ]
+            slot = await self._first_seen(f"life:{kind}", life)
+            for entry in entries:
+                if entry.cursor_at <= slot or kind == "boot":
+                    await self.scheduler.trigger(entry.job.name, Trigger.BOOT, slot=slot)
+
+    async def _first_seen(self, key: str, life: str) -> datetime:
+        """Return when *life* was first seen here; that instant is the slot, so a second worker claims in vain."""
+        note = await self.store.get_note(key)
+        if note is not None:
+            known, _, text = note.partition("|")
+            if known == life:
+                return parse_rfc3339(text)
+        now = self.clock.now()
+        await self.store.set_note(key, f"{life}|{rfc3339(now)}")
+        return now
+
+    async def _run_builtin(self, context: Any) -> Mapping[str, Any]:
+        """Run a built-in job inside the worker; *context* is the executor's."""
+        from echosched import builtin
+
+        action = context.attempt.job.action
+        assert isinstance(action, BuiltinAction)  # noqa: S101  (the dispatcher's case)
+        return await builtin.load(action.name)(
+            builtin.Context(
+                run=context.run,
+                attempt=context.attempt.number,
+                started_by=context.attempt.trigger,
+                store=self.store,
+                clock=self.clock,
+                emit=self.scheduler.emit,
+                log=context.write,
+                jobs={name: entry.job for name, entry in self.scheduler.roster.entries.items()},
+                next_slots=self.slots_between,
+                trigger=self._trigger_builtin,
+                output_path=lambda run, attempt: Path(self.outputs.path(run, attempt)),
+                runs_dir=Path(self.paths.runs),
+                reports_dir=Path(self.paths.reports),
+                retention=self.config.retention,
+                unpark=self.scheduler.roster.resume,
+                journal=Path(self.paths.log),
+                log_keep=self.config.daemon.log_keep,
+                redact=self.secrets.redact,
+                version=__version__,
+            )
+        )
+
+    async def _trigger_builtin(self, job: str, trigger: Trigger) -> int:
+        number = await self.scheduler.trigger(job, trigger)
+        assert number is not None  # noqa: S101  (only a claim with a slot can be refused)
+        return number
+
+    # ── what the supervisor says ──────────────────────────────────────────────────────────────
+
+    def _listen(self) -> None:
+        for message in self.link.receive():
+            try:
+                self._hear(message)
+            except Exception:
+                log.exception("the supervisor's message %s could not be followed", message.op)
+
+    def _hear(self, message: Message) -> None:
+        match message.op:
+            case "stop":
+                self._stop(message)
+            case "reload":
+                self.scheduler.spawn(self._reload_quietly())
+            case "reopen":
+                self.journal.reopen()
+                self.link.reopen_output()
+            case "child_exit" if message.child is not None:
+                child = message.child
+                if child.status is not None:
+                    self.executor.child_exit(child.tag, child.pid, child.start_ticks, child.status)
+            case "go":
+                self._go.set()
+            case "retire":
+                self.scheduler.spawn(self._retire())
+            case "eof":
+                self._exit(EX_OK)
+
+    def _stop(self, message: Message) -> None:
+        if message.immediate:
+            for live in self.scheduler.runs.running():
+                self.scheduler.runs.cancel_live(live, State.CANCELLED, "the scheduler was stopped")
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._shut(message))
+
+    async def _shut(self, message: Message) -> None:
+        if message.keep_jobs:
+            await self._retire()
+            return
+        await self.scheduler.stop(0.0 if message.immediate else message.grace)
+        await self._close()
+        self._exit(EX_OK)
+
+    async def _retire(self) -> None:
+        """Leave the jobs running and everything known committed."""
+        await self.scheduler.quiesce()
+        await self.scheduler.runs.settle()
+        await self._close()
+        self.link.retired()
+        self._exit(EX_OK)
+
+    async def _close(self) -> None:
+        await self.server.close()
+        await self.executor.close()
+        await self.store.close()
+        self.journal.close()
+
+    def _exit(self, code: int) -> None:
+        if not self._leave.done():
+            self._leave.set_result(code)
+
+    # ── reload ────────────────────────────────────────────────────────────────────────────────
+
+    async def reload(self) -> Mapping[str, Any]:
+        """Read the configuration again: parse, validate, swap. Raises ``ConfigError`` and changes nothing."""
+        async with self._reloading:
+            self.link.reloading()
+            try:
+                config = await asyncio.to_thread(load, paths=self.paths)
+            except ConfigError as error:
+                self.scheduler.emit(events.ReloadFailed(ts=self.clock.now(), problems=error.problems))
+                self.link.reloaded()
+                raise
+            self.config = config
+            event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
+            self.link.reloaded(supervisor_settings(config.daemon))
+            return {**event.as_dict(), "warnings": list(config.warnings)}
+
+    async def _reload_quietly(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("reload refused: %s", problem)
+
+    # ── facts ─────────────────────────────────────────────────────────────────────────────────
+
+    def _facts(self) -> dict[str, Any]:
+        return {"worker_started_at": rfc3339(self.started_at), "ticks": self.ticks}
+
+    def slots_between(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
+        """Yield every slot after *start* up to *end* of all jobs in force."""
+        for entry in self.scheduler.roster.entries.values():
+            slot = entry.schedule.next_after(start) if entry.waits and entry.schedule is not None else None
+            while slot is not None and slot <= end and entry.schedule is not None:
+                yield entry.job.name, slot
+                slot = entry.schedule.next_after(slot)
+
+
+def _group(name: str | None) -> int | None:
+    if name is None:
+        return None
+    import grp
+
+    return grp.getgrnam(name).gr_gid
+
+
+def run_worker(paths: Paths, *, debug: bool = False) -> int:
+    """Be the worker that a supervisor started; return the exit code."""
+    link = WorkerLink.from_environment()
+    if link is None:
+        raise EchoschedError(
+            "the worker is started by the daemon, not by hand (echoschedd start --foreground)"
+        )
+    faulthandler.enable()  # ABRT, the watchdog's first knock, writes all stacks to stderr
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        config = load(paths=paths)
+    except ConfigError as error:
+        link.failed(EX_NOT_CONFIGURED, str(error))
+        return EX_NOT_CONFIGURED
+    return asyncio.run(_live(paths, config, link))
+
+
+async def _live(paths: Paths, config: Config, link: WorkerLink) -> int:
+    try:
+        worker = Worker(paths, config, link)
+        return await worker.run()
+    except EchoschedError as error:
+        link.failed(error.exit_code, str(error))
+        return error.exit_code
+    except Exception as error:
+        log.exception("the worker cannot go on")
+        link.failed(EX_SOFTWARE, f"internal error: {type(error).__name__}: {error}")
+        return EX_SOFTWARE

@@ -1,0 +1,171 @@
+"""From words to a verb, and from whatever it raises to one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from echosched import errors
+from echosched.cli.usage import COMMON, TOP, USAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# verb → module of this room; the function has the verb's name, with _ for -.
+HOMES = {
+    "start": "lifecycle",
+    "stop": "lifecycle",
+    "restart": "lifecycle",
+    "reload": "lifecycle",
+    "upgrade": "lifecycle",
+    "status": "status",
+    "logs": "logs",
+    "web": "web",
+    "service": "service",
+    "jobs": "jobs",
+    "next": "jobs",
+    "pause": "jobs",
+    "resume": "jobs",
+    "explain": "schedules",
+    "simulate": "schedules",
+    "run": "runs",
+    "history": "runs",
+    "output": "runs",
+    "cancel": "runs",
+    "cluster": "cluster",
+    "check": "files",
+    "edit": "files",
+    "import-crontab": "files",
+    "doctor": "doctor",
+    "completion": "completion",
+}
+LSB_VERBS = frozenset({"start", "stop", "restart", "reload", "upgrade", "service"})
+WHERE = ("--home", "--config", "--pidfile", "--socket", "--db", "--log")
+
+
+def dispatch(words: list[str]) -> int:
+    """Carry out the command line *words*; return the exit code. Prints every error as one line."""
+    verb, rest = split(words)
+    try:
+        if verb == "--help":
+            print(TOP, end="")
+            return errors.EX_OK
+        if verb == "_worker":  # what the supervisor starts; nothing for people
+            from echosched.cli.lifecycle import worker
+
+            return worker(rest)
+        if verb not in USAGE:
+            raise errors.UsageError(_unknown(verb))
+        if "-h" in rest or "--help" in rest:
+            print(USAGE[verb], end="")
+            return errors.EX_OK
+        arguments = parse(verb, rest)
+        module = import_module(f"echosched.cli.{HOMES[verb]}")
+        code: int = getattr(module, verb.replace("-", "_"))(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader left (head, less): that is no error. Nothing may be written any more, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return errors.EX_OK
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except errors.EchoschedError as error:
+        return _fail(verb, error, debug="--debug" in words)
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        print(
+            f"echoschedd: {verb}: internal error: {type(error).__name__}: {error} (--debug shows where)",
+            file=sys.stderr,
+        )
+        return errors.EX_SOFTWARE
+    return code
+
+
+def split(words: list[str]) -> tuple[str, list[str]]:
+    """Return the verb and its arguments; options before the verb move behind it.
+
+    ``--foreground`` without a verb means ``start --foreground``.
+    """
+    before: list[str] = []
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        if words[at] in ("-h", "--help"):
+            return "--help", []
+        before.append(words[at])
+        if words[at] in WHERE and at + 1 < len(words):
+            at += 1
+            before.append(words[at])
+        at += 1
+    if at < len(words):
+        return words[at], before + words[at + 1 :]
+    if "--foreground" in before:
+        return "start", before
+    return ("--help", []) if not before else ("", before)
+
+
+def parse(verb: str, words: list[str]) -> dict[str, Any]:
+    """Return what docopt makes of *words*; raises ``UsageError`` with one line and the usage."""
+    import docopt
+
+    text = USAGE[verb]
+    try:
+        # Positional arguments: docopt and docopt-ng name them differently.
+        return dict(docopt.docopt(text, [verb, *words], False))
+    except docopt.DocoptExit as problem:
+        first = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
+        usage = text[text.index("Usage:") :].split("\n\n", 1)[0]
+        wrong = _wrong_option(verb, words) or (first if not first.startswith("Usage:") else "wrong arguments")
+        raise errors.UsageError(f"{verb}: {wrong}\n{usage}") from None
+
+
+def _wrong_option(verb: str, words: list[str]) -> str | None:
+    import difflib
+    import re
+
+    known = re.findall(r"(?<![\w-])--[a-z][a-z-]*", USAGE[verb] + COMMON)
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and len(name) > 2 and not any(option.startswith(name) for option in known):
+            near = difflib.get_close_matches(name, known, 1)
+            return f"{name}: unknown option" + (f" (did you mean {near[0]}?)" if near else "")
+    return None
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    usage = TOP[TOP.index("Usage:") :].split("\n\n", 1)[0]
+    if not verb:
+        return f"a command is missing (echoschedd --help lists them)\n{usage}"
+    near = difflib.get_close_matches(verb, USAGE, 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else "echoschedd --help lists them"
+    return f"{verb}: there is no such command ({hint})\n{usage}"
+
+
+def _fail(verb: str, error: errors.EchoschedError, *, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    for line in str(error).splitlines() or [type(error).__name__]:
+        usage = isinstance(error, errors.UsageError) and (line.startswith(("Usage:", "  ")))
+        print(line if usage else f"echoschedd: {line}", file=sys.stderr)
+    return exit_code(verb, error)
+
+
+def exit_code(verb: str, error: errors.EchoschedError) -> int:
+    """Return LSB's code for the verbs that control the daemon, that of ``sysexits.h`` for the others."""
+    lsb = verb in LSB_VERBS
+    if isinstance(error, errors.ConfigError):
+        return errors.EX_NOT_CONFIGURED if lsb else errors.EX_CONFIG
+    if isinstance(error, errors.NotRunning) and not lsb:
+        return errors.EX_UNAVAILABLE
+    if isinstance(error, errors.PermissionRefused) and lsb:
+        return errors.EX_PRIVILEGE
+    if lsb and error.exit_code > errors.EX_NOT_RUNNING:
+        return errors.EX_ERROR
+    return error.exit_code

@@ -1,0 +1,111 @@
+"""``jobs``, ``next``, ``pause``, ``resume``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from echosched.cli import render
+from echosched.cli.session import client_of, count_of
+from echosched.clock import SystemClock, parse_rfc3339
+from echosched.errors import UsageError
+
+
+def jobs(arguments: dict[str, Any]) -> int:
+    """Show all jobs with their state and next slot."""
+    with client_of(arguments) as client:
+        rows = client.call("jobs", details=False)
+    if arguments["--json"]:
+        render.print_json(rows)
+        return 0
+    if not rows:
+        print("no jobs: the configuration defines none (echoschedd check shows what was read)")
+        return 0
+    now = SystemClock().now()
+    lines, tones = [], []
+    for row in rows:
+        last = row["last_run"]
+        state = _state(row)
+        lines.append(
+            [
+                row["name"],
+                state,
+                render.instant(row["next_at"]),
+                render.relative(row["next_at"], now),
+                "" if last is None else last["state"],
+                row["schedule"] + ("" if row["timezone"] == "UTC" else f" ({row['timezone']})"),
+            ]
+        )
+        tones.append("dim" if state in ("paused", "disabled") else "bad" if state == "parked" else None)
+    render.table(["JOB", "STATE", "NEXT", "", "LAST", "SCHEDULE"], lines, tones)
+    return 0
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row.get("parked"):
+        return "parked"
+    if not row["enabled"]:
+        return "disabled"
+    return "paused" if row["paused"] else "active"
+
+
+def next(arguments: dict[str, Any]) -> int:
+    """Show coming slots of jobs, or of any expression."""
+    count = count_of("-n", arguments["-n"])
+    if arguments["--schedule"] is not None:
+        if arguments["<job>"] is not None:
+            raise UsageError("next: a job and --schedule exclude each other")
+        slots = _of_expression(arguments, count)
+    else:
+        if arguments["--from"] is not None:
+            raise UsageError("next: --from goes with --schedule (simulate shows any period of all jobs)")
+        with client_of(arguments) as client:
+            slots = client.call("next", job=arguments["<job>"], n=count)
+    show_slots(slots, arguments)
+    return 0
+
+
+def _of_expression(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    from echosched.cli.schedules import instant_of, slot_rows
+    from echosched.schedule import parse_schedule
+
+    schedule = parse_schedule(arguments["--schedule"], arguments["--timezone"])
+    start = SystemClock().now() if arguments["--from"] is None else instant_of("--from", arguments["--from"])
+    return slot_rows(schedule, start, count, arguments["--timezone"])
+
+
+def show_slots(slots: list[dict[str, Any]], arguments: dict[str, Any]) -> None:
+    """Print ``{job, at, local}`` rows."""
+    if arguments["--json"]:
+        render.print_json(slots)
+        return
+    if not slots:
+        print("no slot: nothing comes due")
+        return
+    now = SystemClock().now()
+    named = any(slot["job"] for slot in slots)
+    header = (["JOB"] if named else []) + ["AT", "LOCAL", ""]
+    rows = []
+    for slot in slots:
+        at = parse_rfc3339(slot["at"])
+        fraction = f".{at.microsecond:06d}" if at.microsecond else ""
+        shown = f"{at:%Y-%m-%d %H:%M:%S}{fraction}Z"
+        rows.append(
+            ([slot["job"]] if named else []) + [shown, slot["local"], render.relative(slot["at"], now)]
+        )
+    render.table(header, rows)
+
+
+def pause(arguments: dict[str, Any]) -> int:
+    """Let no slot of a job come due."""
+    with client_of(arguments) as client:
+        answer = client.call("pause", job=arguments["<job>"])
+    print(f"{answer['job']} paused" if answer["changed"] else f"{answer['job']} was paused already")
+    return 0
+
+
+def resume(arguments: dict[str, Any]) -> int:
+    """Let a job's slots come due again."""
+    with client_of(arguments) as client:
+        answer = client.call("resume", job=arguments["<job>"])
+    print(f"{answer['job']} resumed" if answer["changed"] else f"{answer['job']} was not paused")
+    return 0

@@ -1,0 +1,169 @@
+"""``run``, ``history``, ``output``, ``cancel``.
+
+History and output are also there when no daemon runs: the store is then read as it lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from datetime import timedelta
+from typing import Any
+
+from echosched.cli import render
+from echosched.cli.session import client_of, count_of, paths_of, run_number, seconds_of
+from echosched.clock import SystemClock, rfc3339
+from echosched.errors import NotRunning, UsageError
+from echosched.model import State
+
+FAILED = (State.FAILED, State.TIMED_OUT, State.ABANDONED)
+
+
+def run(arguments: dict[str, Any]) -> int:
+    """Run a job now; with ``--wait`` show its output and answer for its outcome."""
+    with client_of(arguments) as client:
+        number = client.call("trigger", job=arguments["<job>"])["run"]
+        if not arguments["--wait"]:
+            if arguments["--json"]:
+                render.print_json({"run": number})
+            else:
+                print(f"run {number} (echoschedd output {number} -f shows it)")
+            return 0
+        quiet = arguments["--json"]
+        try:
+            if not quiet:
+                _show_stream(client, number)
+            client.close()
+            with client_of(arguments, timeout=None) as patient:
+                row = patient.call("wait", run=number)
+        except KeyboardInterrupt:
+            print(f"\nrun {number} goes on (echoschedd cancel {number} ends it)", file=sys.stderr)
+            return 130
+    if quiet:
+        render.print_json(row)
+    else:
+        print(_outcome(row), file=sys.stderr)
+    return 0 if row["state"] == State.SUCCEEDED else 1
+
+
+def _show_stream(client: Any, number: int, attempt: int | None = None) -> None:
+    for piece in client.stream("follow_output", run=number, attempt=attempt):
+        sys.stdout.write(piece["text"])
+        sys.stdout.flush()
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    text = f"run {row['run']} of {row['job']}: {row['state']}"
+    if row["duration_seconds"] is not None:
+        text += f" in {render.seconds(row['duration_seconds'])}"
+    if row["error"]:
+        text += f": {render.clean(row['error'])}"
+    return render.paint(text, render.STATE_TONES.get(row["state"]))
+
+
+def history(arguments: dict[str, Any]) -> int:
+    """Show what ran and how it ended, newest first."""
+    states = arguments["--state"].split(",") if arguments["--state"] else []
+    for state in states:
+        if state not in tuple(State):
+            raise UsageError(f"--state {state}: unknown (one of {', '.join(State)})")
+    if arguments["--failed"]:
+        states += [str(state) for state in FAILED]
+    since = arguments["--since"]
+    if since is not None:
+        since = _since(since)
+    query = {
+        "job": arguments["<job>"],
+        "n": count_of("-n", arguments["-n"]),
+        "states": states,
+        "since": since,
+    }
+    try:
+        with client_of(arguments) as client:
+            rows = client.call("history", **query)
+    except NotRunning:
+        rows = asyncio.run(_stored_history(paths_of(arguments).db, query))
+    if arguments["--json"]:
+        render.print_json(rows)
+        return 0
+    if not rows:
+        print("no runs" + (" match" if states or since or query["job"] else " yet"))
+        return 0
+    now = SystemClock().now()
+    lines = [
+        [
+            row["run"],
+            row["job"],
+            row["state"],
+            render.instant(row["slot"]) or row["trigger"],
+            render.relative(row["ended_at"] or row["started_at"] or row["queued_at"], now),
+            render.seconds(row["duration_seconds"]),
+            "" if row["exit_code"] is None else row["exit_code"],
+            row["error"] or "",
+        ]
+        for row in rows
+    ]
+    tones = [
+        render.STATE_TONES.get(row["state"]) if row["state"] != State.SUCCEEDED else None for row in rows
+    ]
+    render.table(["RUN", "JOB", "STATE", "SLOT", "WHEN", "TOOK", "EXIT", "ERROR"], lines, tones)
+    return 0
+
+
+def _since(text: str) -> str:
+    from echosched.cli.schedules import instant_of
+
+    if text[:4].isdigit() and "-" in text:
+        return rfc3339(instant_of("--since", text))
+    age = timedelta(seconds=seconds_of("--since", text))
+    return rfc3339(SystemClock().now() - age)
+
+
+async def _stored_history(path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    from echosched.clock import parse_rfc3339
+    from echosched.store.sqlite import SqliteStore
+
+    async with _read_only(SqliteStore(path, read_only=True)) as store:
+        runs = await store.history(
+            job=query["job"],
+            states=[State(state) for state in query["states"]],
+            since=None if query["since"] is None else parse_rfc3339(query["since"]),
+            limit=query["n"],
+        )
+    return [found.as_dict() for found in runs]
+
+
+@contextlib.asynccontextmanager
+async def _read_only(store: Any) -> Any:
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def output(arguments: dict[str, Any]) -> int:
+    """Show what a run printed."""
+    number = run_number(arguments["<run>"])
+    attempt = None if arguments["--attempt"] is None else count_of("--attempt", arguments["--attempt"])
+    with client_of(arguments) as client:
+        if arguments["--follow"]:
+            _show_stream(client, number, attempt)
+            return 0
+        offset = 0
+        while True:
+            piece = client.call("output", run=number, attempt=attempt, offset=offset, limit=1 << 20)
+            sys.stdout.write(piece["text"])
+            if piece["done"] or piece["next_offset"] == offset:
+                return 0
+            offset = piece["next_offset"]
+
+
+def cancel(arguments: dict[str, Any]) -> int:
+    """End a run."""
+    number = run_number(arguments["<run>"])
+    with client_of(arguments) as client:
+        answer = client.call("cancel", run=number)
+    print(f"run {number} of {answer['job']} is being cancelled")
+    return 0

@@ -1,0 +1,91 @@
+"""``explain`` and ``simulate``: questions about schedules that need no daemon."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from echosched.cli import render
+from echosched.cli.session import paths_of
+from echosched.clock import SystemClock, parse_rfc3339, rfc3339
+from echosched.errors import NotFound, UsageError
+
+YEAR = timedelta(days=366)
+
+
+def instant_of(option: str, text: str) -> datetime:
+    """Return the instant that *text* names: RFC 3339, or a date (its first moment in UTC)."""
+    try:
+        if len(text) == 10:
+            day = date.fromisoformat(text)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        return parse_rfc3339(text)
+    except ValueError:
+        raise UsageError(
+            f"{option}: {text!r} is no instant (such as 2026-01-31T09:00:00Z, or 2026-01-31)"
+        ) from None
+
+
+def slot_rows(schedule: Any, start: datetime, count: int, timezone: str) -> list[dict[str, Any]]:
+    """Return the next *count* slots of *schedule* after *start*, as ``{job, at, local}``."""
+    zone = ZoneInfo(timezone)
+    rows: list[dict[str, Any]] = []
+    slot = schedule.next_after(start)
+    while slot is not None and len(rows) < count:
+        rows.append({"job": None, "at": rfc3339(slot), "local": slot.astimezone(zone).isoformat()})
+        slot = schedule.next_after(slot)
+    return rows
+
+
+def explain(arguments: dict[str, Any]) -> int:
+    """Say what a schedule means, with its next slots and the daylight-saving changes it meets."""
+    from echosched.schedule import explain as in_english
+    from echosched.schedule import parse_schedule, transitions
+
+    expression, timezone = arguments["<expression>"], arguments["--timezone"]
+    schedule = parse_schedule(expression, timezone, dst=arguments["--dst"])
+    now = SystemClock().now()
+    document = {
+        "schedule": expression,
+        "timezone": timezone,
+        "explanation": in_english(schedule),
+        "next": slot_rows(schedule, now, 5, timezone),
+        "transitions": [
+            {"kind": t.kind, "at": rfc3339(t.at), "local": t.local.isoformat()}
+            for t in transitions(schedule, now, now + YEAR)
+        ],
+    }
+    if arguments["--json"]:
+        render.print_json(document)
+        return 0
+    print(document["explanation"])
+    for row in document["next"]:
+        print(f"  {render.instant(row['at'])}  {row['local']}  {render.relative(row['at'], now)}")
+    if not document["next"]:
+        print("  no coming slot" if not schedule.on_start else "  when the daemon starts")
+    for change in document["transitions"]:
+        kind = "is skipped" if change["kind"] == "gap" else "is repeated"
+        print(f"daylight saving: {change['local']} {kind} (at {render.instant(change['at'])})")
+    return 0
+
+
+def simulate(arguments: dict[str, Any]) -> int:
+    """Show every slot of a period, from the configuration alone."""
+    from echosched.cli.jobs import show_slots
+    from echosched.config.load import load
+    from echosched.operations import simulate as slots_of
+
+    config = load(paths=paths_of(arguments))
+    wanted = arguments["<job>"]
+    if wanted is not None and wanted not in config.jobs:
+        import difflib
+
+        near = difflib.get_close_matches(wanted, config.jobs, 1)
+        raise NotFound(
+            f"job {wanted}: there is no such job" + (f" (did you mean {near[0]}?)" if near else "")
+        )
+    jobs = [job for job in config.jobs.values() if wanted in (None, job.name)]
+    start, end = instant_of("--from", arguments["--from"]), instant_of("--to", arguments["--to"])
+    show_slots(slots_of([(job, job.schedule) for job in jobs], start, end), arguments)
+    return 0

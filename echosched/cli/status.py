@@ -1,0 +1,91 @@
+"""``status``: what is known without asking anybody, and what the worker adds when it answers."""
+
+from __future__ import annotations
+
+from echosched.cli.session import paths_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def status(arguments: dict[str, Any]) -> int:
+    """Show the daemon's condition; the exit code is LSB's."""
+    from echosched.app.daemon import daemon_paths
+    from echosched.control.client import full_status
+
+    paths = paths_of(arguments)
+    if arguments["--watch"]:
+        from echosched.cli.watch import watch
+
+        code: int = watch(paths)
+        return code
+    document, code = full_status(daemon_paths(paths), paths.as_dict())
+    if arguments["--json"]:
+        import json
+        import sys
+
+        print(json.dumps(document, indent=2 if sys.stdout.isatty() else None))
+    else:
+        for line in lines(document):
+            print(line)
+    return code
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Return *document* as lines for people, the verdict first."""
+    from echosched.cli import render
+    from echosched.clock import SystemClock
+
+    now = SystemClock().now()
+    health = document["health"]
+    tone = {"ok": "good", "degraded": "warn", "stalled": "bad", "stopped": "dim"}[health]
+    if not document["running"]:
+        shown = [render.paint("echoschedd is not running", "bad" if document["lsb"] == 1 else "bold")]
+        if document["pid"] is not None:
+            shown[0] += f": process {document['pid']} died and left its pidfile"
+        return shown + _last_exit(document)
+    head = f"echoschedd is running (pid {document['pid']}): "
+    words = {
+        "ok": "ok",
+        "degraded": "degraded" + _because(document),
+        "stalled": "STALLED: the scheduler's loop makes no progress",
+    }
+    shown = [head + render.paint(words[health], tone)]
+    facts = [
+        ("since", f"{render.instant(document['started_at'])} ({render.seconds(document['uptime_seconds'])})"),
+        ("activity", render.relative(document["last_activity"], now)),
+        ("mode", f"{document['mode']}, version {document['version']}"),
+        ("worker", f"pid {document['worker_pid']}, {document['restarts']} restarts"),
+        ("usage", f"{document['cpu_seconds']} s CPU, {render.size(document['rss_bytes'])} memory"),
+    ]
+    if document["jobs"] is not None:
+        jobs, runs = document["jobs"], document["runs"]
+        paused = f", {jobs['paused']} paused" if jobs["paused"] else ""
+        parked = f", {jobs['parked']} parked" if jobs.get("parked") else ""
+        facts.append(("jobs", f"{jobs['total']}{paused}{parked}"))
+        facts.append(
+            ("runs", ", ".join(f"{count} {state}" for state, count in runs.items() if count) or "none yet")
+        )
+    shown += [f"  {name:<9} {text}" for name, text in facts]
+    shown += [
+        f"  {'next':<9} {render.instant(n['at'])}  {n['job']} ({render.relative(n['at'], now)})"
+        for n in document["next"][:5]
+    ]
+    return shown + _last_exit(document)
+
+
+def _because(document: dict[str, Any]) -> str:
+    reasons = document.get("reasons") or []
+    if not reasons and document["degraded_since"]:
+        return f" since {document['degraded_since']}"
+    return ": " + "; ".join(reasons) if reasons else ""
+
+
+def _last_exit(document: dict[str, Any]) -> list[str]:
+    last = document["last_exit"]
+    if not last:
+        return []
+    detail = f": {last['detail']}" if last.get("detail") else ""
+    when = f" at {last['at'][:19].replace('T', ' ')}Z" if last.get("at") else ""
+    return [f"  {'last exit':<9} {last['how']}{when}{detail}"]
