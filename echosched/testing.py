@@ -265,9 +265,10 @@ class MemoryStore:
         seen: dict[str, int] = {}
         going: list[int] = []
         for run in reversed(data.runs.values()):
-            seen[run.job] = seen.get(run.job, 0) + 1
-            if run.state.is_outcome and (run.queued_at < runs_before or seen[run.job] > keep):
-                going.append(run.run)
+            if run.state.is_outcome:
+                seen[run.job] = seen.get(run.job, 0) + 1
+                if run.queued_at < runs_before or seen[run.job] > keep:
+                    going.append(run.run)
         going = sorted(going)[:batch]
         stale = [
             number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from echosched.model import JobRecord, Run, State
 from echosched.store.queries import query, read_all
 from echosched.store.rows import JOB_COLUMNS, RUN_COLUMNS, RUN_LIST, job_from_row, run_from_row
 
-_PAGE = 5_000  # rows fetched in one step; bounds the memory of a large answer
+_PAGE = 1_000  # rows fetched in one step: decoding more at once would hold up the event loop
 _FEW = 5_000  # a period with fewer runs than this is sorted rather than searched for
 
 
@@ -66,42 +66,64 @@ def get_note(connection: sqlite3.Connection, key: str) -> str | None:
 
 def history(connection: sqlite3.Connection, wanted: HistoryQuery) -> list[Run]:
     """Return the newest runs that match, newest first."""
+    found: list[Run] = []
+    while len(found) < wanted.limit:
+        count = min(_PAGE, wanted.limit - len(found))
+        page = [run_from_row(row) for row in _page(connection, wanted, count)]
+        found += page
+        if len(page) < count:
+            break
+        wanted = replace(wanted, before_run=page[-1].run)
+    return found
+
+
+def _page(connection: sqlite3.Connection, wanted: HistoryQuery, count: int) -> list[list[Any]]:
+    # One index walk for each part: SQLite would otherwise fetch and sort all matches of all parts to
+    # deliver the newest few.
+    parts: list[tuple[str, list[Any]]]
+    if wanted.states:
+        parts = [
+            (f"state = ? AND ended_at IS {'NOT NULL' if state.is_outcome else 'NULL'}", [str(state)])
+            for state in wanted.states
+        ]
+    elif wanted.job is not None:
+        parts = [("ended_at IS NOT NULL", []), ("ended_at IS NULL", [])]
+    else:
+        parts = [("TRUE", [])]
     rows: list[list[Any]] = []
-    # One index walk for each state: SQLite would otherwise fetch and sort all matches of all states.
-    for state in wanted.states or (None,):
-        rows += _newest(connection, wanted, state)
-    if len(wanted.states) > 1:
+    for condition, values in parts:
+        rows += _newest(connection, wanted, condition, values, count)
+    if len(parts) > 1:
         rows.sort(key=lambda row: -int(row[0]))
-    return [run_from_row(row) for row in rows[: wanted.limit]]
+    return rows[:count]
 
 
-def _newest(connection: sqlite3.Connection, wanted: HistoryQuery, state: State | None) -> list[list[Any]]:
-    conditions: list[str] = []
-    values: list[Any] = []
+def _newest(
+    connection: sqlite3.Connection, wanted: HistoryQuery, condition: str, values: list[Any], count: int
+) -> list[list[Any]]:
+    conditions = [condition]
+    values = list(values)
 
     def only(condition: str, value: Any) -> None:
         conditions.append(condition)
         values.append(value)
 
-    # A plus takes the column's index out of the choice. Without it SQLite may collect and sort a
-    # million rows to deliver fifty that it could have read off the end of another index.
+    # A plus takes a column's index out of the choice. Without it SQLite may collect and sort a million
+    # rows to deliver fifty that it could have read off the end of another index.
     if wanted.job is not None:
+        conditions[0] = condition.replace("state", "+state")
         only("job = ?", wanted.job)
-    if state is not None:
-        only("+state = ?" if wanted.job is not None else "state = ?", str(state))
-        conditions.append("ended_at IS NOT NULL" if state.is_outcome else "ended_at IS NULL")
-    if wanted.before_run is not None:
-        only("run < ?", wanted.before_run)
-    by_age = wanted.job is None and state is None and _is_short(connection, wanted)
+    by_age = wanted.job is None and not wanted.states and _is_short(connection, wanted)
     age = "queued_at" if by_age else "+queued_at"
+    if wanted.before_run is not None:
+        only("+run < ?" if by_age else "run < ?", wanted.before_run)
     if wanted.since is not None:
         only(f"{age} >= ?", to_micros(wanted.since))
     if wanted.until is not None:
         only(f"{age} < ?", to_micros(wanted.until))
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     order = "+run" if by_age else "run"
-    text = f"SELECT {RUN_LIST} FROM runs {where} ORDER BY {order} DESC LIMIT ?"  # noqa: S608 — our own words
-    return read_all(connection, text, RUN_COLUMNS, [*values, wanted.limit])
+    text = f"SELECT {RUN_LIST} FROM runs WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?"  # noqa: S608 — our own words
+    return read_all(connection, text, RUN_COLUMNS, [*values, count])
 
 
 def _is_short(connection: sqlite3.Connection, wanted: HistoryQuery) -> bool:

@@ -143,6 +143,7 @@ def open_for_writing(
         # The reader thread checkpoints after bursts; this is only the net below it.
         connection.execute("PRAGMA wal_autocheckpoint = 8000")
         connection.execute("PRAGMA journal_size_limit = 33554432")
+        connection.execute("PRAGMA cache_size = -8192")  # KiB, taken as needed
         migrate(connection, path, steps, stamp)
     except sqlite3.Error as error:
         if connection is not None:

@@ -21,7 +21,7 @@ from echosched.errors import StoreError, StoreUnavailable
 from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
 from echosched.store import reads, schema, writes
 from echosched.store.faults import translate, wants_new_connection
-from echosched.store.prune import Pruner
+from echosched.store.prune import Pruner, add_up
 from echosched.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -139,9 +139,7 @@ class SqliteStore:
                 connection, runs_before, keep, outputs_before, slots_before, batch
             )
         )
-        if found.is_empty:
-            return Pruned()
-        return await writer.submit(found.remove, background=True)
+        return add_up([await writer.submit(removal, background=True) for removal in found.removals()])
 
     # ── reads ─────────────────────────────────────────────────────────────────────────────────
 

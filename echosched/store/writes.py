@@ -154,9 +154,11 @@ def delete_runs(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[in
     return deleted, outputs
 
 
-def delete_slots(connection: sqlite3.Connection, slots: Sequence[tuple[str, int]]) -> int:
-    """Delete slot rows; return how many."""
-    return write_rows(connection, "delete_slots", slots)
+def delete_slots(connection: sqlite3.Connection, last: tuple[int, str]) -> int:
+    """Delete all slot rows up to *last* (slot, job); return how many."""
+    before = connection.total_changes
+    connection.execute(query("delete_slots"), last)
+    return connection.total_changes - before
 
 
 def _outputs_of(

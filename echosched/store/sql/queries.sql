@@ -102,19 +102,12 @@ INSERT INTO notes (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET val
 DELETE FROM notes WHERE key = ?
 
 -- name: jobs_with_runs
--- The distinct jobs after ?, by hopping over the index instead of walking a million entries.
+-- The distinct jobs after :after, by hopping over the index instead of walking a million entries.
 WITH RECURSIVE hop (job) AS (
-    SELECT min(job) FROM runs WHERE job > :after
+    SELECT min(job) FROM runs WHERE job > :after AND ended_at IS NOT NULL
     UNION ALL
-    SELECT (SELECT min(job) FROM runs WHERE runs.job > hop.job) FROM hop WHERE hop.job IS NOT NULL
-)
-SELECT job FROM hop WHERE job IS NOT NULL LIMIT :limit
-
--- name: jobs_with_slots
-WITH RECURSIVE hop (job) AS (
-    SELECT min(job) FROM slots WHERE job > :after
-    UNION ALL
-    SELECT (SELECT min(job) FROM slots WHERE slots.job > hop.job) FROM hop WHERE hop.job IS NOT NULL
+    SELECT (SELECT min(job) FROM runs WHERE runs.job > hop.job AND ended_at IS NOT NULL)
+    FROM hop WHERE hop.job IS NOT NULL
 )
 SELECT job FROM hop WHERE job IS NOT NULL LIMIT :limit
 
@@ -124,11 +117,15 @@ SELECT run FROM runs WHERE queued_at < ? AND ended_at IS NOT NULL ORDER BY queue
 -- name: surplus_runs
 -- Ended runs of a job beyond its newest :keep, oldest first.
 SELECT run FROM runs WHERE job = :job AND ended_at IS NOT NULL AND run <= (
-    SELECT run FROM runs WHERE job = :job ORDER BY run DESC LIMIT 1 OFFSET :keep
+    SELECT run FROM runs WHERE job = :job AND ended_at IS NOT NULL ORDER BY run DESC LIMIT 1 OFFSET :keep
 ) ORDER BY run LIMIT :limit
 
--- name: old_slots
-SELECT job, slot FROM slots WHERE job = ? AND slot < ? ORDER BY slot LIMIT ?
+-- name: last_old_slot
+-- Where a batch of slot rows ends: the (? + 1)th of those before ?.
+SELECT slot, job FROM slots WHERE slot < ? ORDER BY slot, job LIMIT 1 OFFSET ?
+
+-- name: newest_old_slot
+SELECT slot, job FROM slots WHERE slot < ? ORDER BY slot DESC, job DESC LIMIT 1
 
 -- name: old_outputs
 SELECT run FROM runs WHERE has_output = 1 AND ended_at < ? ORDER BY ended_at LIMIT ?
@@ -145,8 +142,9 @@ UPDATE runs SET has_output = 0 FROM wanted WHERE runs.run = wanted.run
 -- name: delete_runs (1)
 DELETE FROM runs WHERE run IN (VALUES {rows}) AND ended_at IS NOT NULL
 
--- name: delete_slots (2)
-DELETE FROM slots WHERE (job, slot) IN (VALUES {rows})
+-- name: delete_slots
+-- All slot rows up to one of them.
+DELETE FROM slots WHERE (slot, job) <= (?, ?)
 
 -- name: runs_in_period
 -- Whether a period holds few runs; counting stops at the last parameter.

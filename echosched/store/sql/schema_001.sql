@@ -14,12 +14,14 @@ CREATE TABLE jobs (
 ) STRICT, WITHOUT ROWID;
 
 -- The dedup key: whoever inserts the row has the slot. Slot rows outlive their runs (they are pruned
--- by age, well past every catch-up window), so there is no foreign key.
+-- by age, well past every catch-up window), so there is no foreign key. The slot comes first in the
+-- key: a thousand jobs due at one instant then share a few pages instead of touching one page each
+-- (measured beside a million rows: a claim of 1,000 took 49 ms the other way round).
 CREATE TABLE slots (
-    job  TEXT NOT NULL,
     slot INTEGER NOT NULL,
+    job  TEXT NOT NULL,
     run  INTEGER NOT NULL,
-    PRIMARY KEY (job, slot)
+    PRIMARY KEY (slot, job)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE runs (
@@ -45,8 +47,9 @@ CREATE TABLE runs (
     has_output    INTEGER NOT NULL DEFAULT 0  -- 1: ended, and its output files were not yet given up
 ) STRICT;
 
--- History of one job, newest first; "beyond the newest N of their job".
-CREATE INDEX runs_by_job ON runs (job, run);
+-- History of one job, newest first; "beyond the newest N of their job". Only of ended runs: each job's
+-- entries lie on a page of their own, and that cost belongs to the end of a run, not to its claim.
+CREATE INDEX runs_by_job ON runs (job, run) WHERE ended_at IS NOT NULL;
 -- Periods (reports) and pruning by age.
 CREATE INDEX runs_by_age ON runs (queued_at);
 -- The few that are queued or running, among a million that are not.
