@@ -275,7 +275,11 @@ def test_unknown_events_and_shapes_are_shown_not_hidden():
     assert human({}) == "None  ?"
 
 
-@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.floats(), st.lists)))
+@given(
+    st.dictionaries(
+        st.text(max_size=9), st.none() | st.text(max_size=9) | st.floats() | st.lists(st.text()), max_size=4
+    )
+)
 def test_human_is_one_printable_line_whatever_comes(document):
     assert human({"event": "run_end", **document}).isprintable()
 
