@@ -110,8 +110,13 @@ def _make_root(place: Path, packages: list[str]) -> None:
         assert codename is not None
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={','.join(packages)}"]
         command += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=force-unsafe-io"]
-        command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/echosched*"]
-        done = subprocess.run([*command, codename[1], str(fresh), sources.name], capture_output=True, text=True)
+        command += [
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-include=/usr/share/doc/echosched*",
+        ]
+        done = subprocess.run(
+            [*command, codename[1], str(fresh), sources.name], capture_output=True, text=True
+        )
         if done.returncode:
             raise RuntimeError(f"mmdebstrap failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     # No service is started by a package before the machine is booted, and a booted one gets an identity of its own.
@@ -193,7 +198,12 @@ class Machine:
         argv += ["--drop-capability=CAP_SYS_TIME", "--resolv-conf=off", "--timezone=off"]
         with self.console.open("ab") as log:
             self.nspawn = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=self._join_groups, env=ENVIRONMENT
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=self._join_groups,
+                env=ENVIRONMENT,
             )
         if self.kind == "systemd":
             ready = "systemctl is-system-running | grep -qE 'running|degraded'"
@@ -216,12 +226,25 @@ class Machine:
                 return int(child)
         return 0
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 60, text: str | None = None) -> Completed:
+    def run(
+        self, script: str, *, check: bool = True, timeout: float = 60, text: str | None = None
+    ) -> Completed:
         """Run a shell script in the machine as root and return what it came to."""
         leader = self.leader
         if not leader:
             return Completed(-1, "", "the machine is not up")
-        argv = ["nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd=/"]
+        argv = [
+            "nsenter",
+            "--target",
+            str(leader),
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+            "--root",
+            "--wd=/",
+        ]
         return finish([*argv, "/bin/sh", "-c", script], check=check, timeout=timeout, text=text)
 
     def code(self, script: str) -> int:
@@ -247,7 +270,9 @@ class Machine:
                 last = repr(done)
             if time.monotonic() > deadline:
                 tail = self.console.read_text(errors="replace")[-1500:] if self.console.exists() else ""
-                raise AssertionError(f"not within {timeout} s: {what or condition}\n{last}\n--- console\n{tail}")
+                raise AssertionError(
+                    f"not within {timeout} s: {what or condition}\n{last}\n--- console\n{tail}"
+                )
             time.sleep(0.2)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
@@ -337,7 +362,13 @@ def bumped(deb: Path, version: str, target: Path) -> Path:
         for module in tree.glob("usr/lib/python3/dist-packages/echosched/version.py"):
             module.write_text(module.read_text().replace(f'"{old[1]}"', f'"{version}"'))
             sums = tree / "DEBIAN/md5sums"
-            sums.write_text("\n".join(s for s in sums.read_text().splitlines() if "version.py" not in s) + "\n")
+            sums.write_text(
+                "\n".join(s for s in sums.read_text().splitlines() if "version.py" not in s) + "\n"
+            )
         made = target / deb.name.replace(old[1], version)
-        subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(made)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(made)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     return made
