@@ -58,6 +58,8 @@ def daemon_settings(paths: Paths, daemon: DaemonConfig, *, debug: bool = False) 
     return settings.Settings(
         paths=daemon_paths(paths),
         worker_argv=argv,
+        # A system daemon that gave up root is still the system's: its worker must find the same places.
+        worker_env={"ECHOSCHED_SYSTEM": "1"} if paths.mode == "root" else {},
         version=__version__,
         start_wait=daemon.start_wait.total_seconds(),
         user=daemon.user,

@@ -220,4 +220,6 @@ def worker(words: list[str]) -> int:
     options: dict[str, Any] = {
         name.removeprefix("--"): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)
     }
-    return run_worker(resolve_paths(**options, environ={}), debug=debug)
+    # The options name everything that can be chosen; the rest follows from whose instance this is.
+    environ = {"ECHOSCHED_SYSTEM": os.environ.get("ECHOSCHED_SYSTEM", "")}
+    return run_worker(resolve_paths(**options, environ=environ), debug=debug)
