@@ -10,7 +10,7 @@ from echosched.config.jobs import Links
 from echosched.config.secrets import SecretResolver, doubtful, references
 from echosched.config.settings import ClusterConfig, NotifyConfig
 from echosched.errors import ExecutionError
-from echosched.model import CommandAction, HttpAction, Job, Policy
+from echosched.model import Action, CommandAction, HttpAction, Job
 
 
 def check_after(links: Sequence[Links], names: Iterable[str], problems: v.Problems) -> None:
@@ -72,41 +72,31 @@ def warnings_of(
     """Return what is allowed but hardly meant: unset secrets, near misses of references, jobs that nothing starts."""
     resolver = SecretResolver(environ)
     found: list[str] = []
-    waited: dict[str, str | None] = {}
-    quiet_policies: set[int] = set()
+    looked_up: dict[str, str | None] = {}
+    bundles: dict[tuple[int, int], list[str]] = {}
     for job in jobs.values():
         if job.schedule is None and job.after is None and job.enabled:
-            found.append(
-                f"{job.source}: nothing starts it: no schedule, no after (only: echoschedd run {job.name})"
-            )
+            reason = f"nothing starts it: no schedule, no after (only: echoschedd run {job.name})"
+            found.append(f"{job.source}: {reason}")
+        # Shared settings are looked into once, and most commands hold nothing to look up: crontabs are long.
+        shared = (id(job.policy), id(job.process))
+        texts = bundles.get(shared)
+        if texts is None:
+            texts = bundles[shared] = [text for text in _bundle_strings(job) if "${" in text]
         action = job.action
         if type(action) is CommandAction and type(action.command) is str and "${" not in action.command:
-            # Almost every job of a large crontab: nothing to look into, and settings shared with the one before.
-            if (
-                id(job.policy) in quiet_policies
-                and not action.args
-                and action.stdin is None
-                and not job.process.env
-            ):
+            if not texts and not action.args and action.stdin is None:
                 continue
-        before = len(found)
-        _warn(job.source, _job_strings(job), resolver, waited, found)
-        if (
-            len(found) == before
-            and job.process.env == ()
-            and job.process.env_file is None
-            and job.process.cwd is None
-        ):
-            quiet_policies.add(id(job.policy))
+        _warn(job.source, [*_action_strings(action), *texts], resolver, looked_up, found)
     for name, target in notify.items():
-        _warn(f"notify.{name}", _strings(target.options), resolver, waited, found)
+        _warn(f"notify.{name}", _strings(target.options), resolver, looked_up, found)
     if cluster is not None:
-        _warn("cluster", iter((cluster.dsn,)), resolver, waited, found)
+        _warn("cluster", (cluster.dsn,), resolver, looked_up, found)
     return found
 
 
 def _warn(
-    place: str, texts: Iterator[str], resolver: SecretResolver, known: dict[str, str | None], found: list[str]
+    place: str, texts: Iterable[str], resolver: SecretResolver, known: dict[str, str | None], found: list[str]
 ) -> None:
     told: set[str] = set()
     for text in texts:
@@ -126,12 +116,13 @@ def _warn(
             found.append(f"{place}: {near}")
 
 
-def _job_strings(job: Job) -> Iterator[str]:
-    action = job.action
+def _action_strings(action: Action) -> Iterator[str]:
     if isinstance(action, (CommandAction, HttpAction)):
         yield from _strings(tuple(getattr(action, name) for name in type(action).__slots__))
-    policy: Policy = job.policy
-    yield from _strings((policy.healthcheck, job.process.env, job.process.env_file, job.process.cwd))
+
+
+def _bundle_strings(job: Job) -> Iterator[str]:
+    yield from _strings((job.policy.healthcheck, job.process.env, job.process.env_file, job.process.cwd))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from datetime import timedelta
 from hashlib import blake2b
 from json import dumps
-from json.encoder import encode_basestring_ascii
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any
 
 from echosched.model import Action, After, CallableAction, CommandAction, Policy, Process
@@ -21,7 +21,7 @@ _PLAIN_CODES = (0,)
 
 def definition_of(action: Action, policy: Policy, process: Process) -> str:
     """Return the digest of everything that decides what runs."""
-    return combine(_action_text(action), bundle_text(policy, process))
+    return combine(action_text(action), bundle_text(policy, process))
 
 
 def timing_of(
@@ -33,6 +33,9 @@ def timing_of(
     after: After | None = None,
 ) -> str:
     """Return the digest of everything that decides when."""
+    if len(schedule) == 1 and not excluded and after is None:
+        # The short way for the lines of a large crontab; the same text as the long way below.
+        return combine(f"[[{_quoted(schedule[0])}], {_quoted(timezone)}, {_quoted(dst)}]", "")
     parts: list[Any] = [list(schedule), timezone if schedule else "", dst]
     if excluded:
         parts.append({"except": list(excluded)})
@@ -51,11 +54,12 @@ def bundle_text(policy: Policy, process: Process) -> str:
     return dumps([_differences(policy), _differences(process)], sort_keys=True)
 
 
-def _action_text(action: Action) -> str:
+def action_text(action: Action) -> str:
+    """Return the canonical text of an action."""
     if type(action) is CommandAction and type(action.command) is str and not action.args:
         # The short way for a hundred thousand crontab lines; the same text as the long way below.
         if action.shell is None and action.stdin is None and action.success_codes == _PLAIN_CODES:
-            return '["CommandAction", {"command": ' + encode_basestring_ascii(action.command) + "}]"
+            return '["CommandAction", {"command": ' + _quoted(action.command) + "}]"
     if isinstance(action, CallableAction):
         function = action.function
         return dumps(

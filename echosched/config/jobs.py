@@ -41,6 +41,7 @@ class JobReader:
         """Note problems in *problems*; *stays_root*: the daemon keeps root's rights (if it has them)."""
         self.problems = problems
         self._uid = uid
+        self._me = account_name(uid)
         self._stays_root = stays_root
         self._policies: dict[Policy, Policy] = {}
         self._processes: dict[Process, Process] = {}
@@ -60,6 +61,8 @@ class JobReader:
     def process(self, values: Mapping[str, Any]) -> Process:
         """Return the shared process settings that parsed job keys describe; ``~`` is resolved here."""
         chosen = {key: values[key] for key in PROCESS_KEYS if key in values}
+        if self._me is not None and chosen.get("user") == self._me and "group" not in chosen:
+            del chosen["user"]
         for key in ("cwd", "env_file"):
             if str(chosen.get(key, "")).startswith("~"):
                 chosen[key] = self._home(chosen[key], chosen.get("user"))
@@ -71,6 +74,16 @@ class JobReader:
         if name not in self._zones:
             self._zones[name] = None if find_zone(name) is not None else _unknown_zone(name)
         return self._zones[name]
+
+    def account_problem(self, account: str, *, group: bool = False) -> str | None:
+        """Return why jobs cannot run as *account*, or ``None``."""
+        if self._uid != 0:
+            return "only a daemon run by root can run jobs as somebody else"
+        if not self._stays_root:
+            return "the daemon gives up root ([daemon] user) and cannot do this"
+        if not account_exists(account, group=group):
+            return f"no such {'group' if group else 'user'} on this machine"
+        return None
 
     def _home(self, place: str, user: str | None) -> str:
         head, _, rest = place.partition("/")
@@ -247,16 +260,9 @@ class JobReader:
                 continue
             account = values[name]
             full = f"{key}.{name}" if name in table else f"defaults.{name}"
-            if self._uid != 0:
-                self.problems.add_value(
-                    place, full, account, "only a daemon run by root can run jobs as somebody else"
-                )
-            elif not self._stays_root:
-                self.problems.add_value(
-                    place, full, account, "the daemon gives up root ([daemon] user) and cannot do this"
-                )
-            elif not account_exists(account, group=name == "group"):
-                self.problems.add_value(place, full, account, f"no such {name} on this machine")
+            wrong = self.account_problem(account, group=name == "group")
+            if wrong is not None:
+                self.problems.add_value(place, full, account, wrong)
 
     def _bad_name(self, name: str, place: str, key: str) -> None:
         cure = re.sub(r"[^\w.:@+-]+", "-", name[:_LONGEST_NAME]).strip("-.:@+") or "job"
@@ -282,6 +288,16 @@ def reason_of(error: ScheduleError, *texts: str) -> str:
     for text in texts:
         reason = reason.removeprefix(f"{quoted(text)}: ")
     return reason
+
+
+def account_name(uid: int) -> str | None:
+    """Return the name of a user id, ``None`` if this machine knows none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
 
 
 def account_exists(name: str, *, group: bool = False) -> bool:

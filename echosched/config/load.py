@@ -213,7 +213,6 @@ class _Loading:
             jobs=self.jobs,
             declared=self.declared,
             notify=self.notify,
-            warnings=self.warnings,
             uid=self.uid,
         )
 
