@@ -155,7 +155,7 @@ class Supervisor:
             self._housekeeping(now)
 
     def _housekeeping(self, now: float) -> None:
-        period = HOUSEKEEPING_SECONDS
+        period = min(HOUSEKEEPING_SECONDS, self.settings.watchdog)
         if self.notifier.watchdog_seconds:
             period = min(period, self.notifier.watchdog_seconds / 3)
             if not self.beat.look().stalled:

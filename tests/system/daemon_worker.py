@@ -2,7 +2,8 @@
 
 Run as ``python daemon_worker.py JOURNAL MODE``; what happens is written to JOURNAL, a line each.
 MODE: ``serve`` · ``exit:N`` · ``raise`` · ``segv`` · ``fail:N:MESSAGE`` · ``crash`` (ready, then exit 9) ·
-``child:SECONDS:CODE`` (serve, with a child process of that life and end) · ``hang``: never ready.
+``child:SECONDS:CODE`` (serve, with a child process of that life and end) · ``hang``: never ready ·
+``orphan``: leaves one behind · ``chatter``: writes numbered lines to the journal, quickly.
 A file beside JOURNAL named ``mode`` replaces MODE for later workers.
 """
 
@@ -34,9 +35,14 @@ def main() -> int:
 
     link = WorkerLink.from_environment()
     assert link is not None, "not started by a supervisor"
-    note("start", os.getpid(), "standby" if link.standby else "worker", *(repr(child) for child in link.children))
+    note(
+        "start",
+        os.getpid(),
+        "standby" if link.standby else "worker",
+        *(repr(child) for child in link.children),
+    )
     print("worker says hello", file=sys.stderr, flush=True)
-    kind, *parameters = mode.split(":")
+    kind, *parameters = mode.split(":", 2)
     if kind == "exit":
         return int(parameters[0])
     if kind == "raise":
@@ -62,21 +68,44 @@ def main() -> int:
         assert ticks is not None
         link.report_child("7.1", child.pid, ticks)
         note("child", child.pid, ticks)
+    if kind == "orphan" and os.fork() == 0:
+        # A grandchild that lost its parent: comes to the supervisor, ends a little later.
+        pid = os.fork()
+        if pid:
+            os._exit(0)
+        note("orphan", os.getpid())
+        time.sleep(0.3)
+        os._exit(0)
+    journal_path = os.path.join(os.path.dirname(journal), "e.log")
+    chat = open(journal_path, "a") if kind == "chatter" else None
+    count = 0
     while True:
-        select.select([link], [], [], beat.interval_seconds)
+        select.select([link], [], [], 0.002 if chat else beat.interval_seconds)
+        if chat:
+            for _ in range(3):
+                chat.write(f"line {count} {'x' * 80}\n")
+                chat.flush()
+                count += 1
         if not link.standby:
             beat.beat()
         for message in link.receive():
             note(message.op, message.signal, message.immediate, message.child, *map(repr, message.children))
+            if message.op == "go":
+                beat.beat()
             if message.op == "reload":
                 link.reloading()
                 link.reloaded({"grace": 2.5})
             elif message.op == "reopen":
                 link.reopen_output()
+                if chat:
+                    chat.close()
+                    chat = open(journal_path, "a")
             elif message.op == "retire":
                 link.retired()
                 os._exit(0)
             elif message.op in ("stop", "eof"):
+                if chat:
+                    note("chattered", count)
                 note("leaving")
                 return 0
 
