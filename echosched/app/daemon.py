@@ -71,3 +71,34 @@ def daemon_settings(paths: Paths, daemon: DaemonConfig, *, debug: bool = False) 
         child_mark=mark_format(paths),
         **supervisor_settings(daemon),
     )
+
+
+def web_settings(paths: Paths, *, host: str | None = None, port: int | None = None) -> settings.Settings:
+    """Return what the web server is started with as a daemon: its own pidfile, state and output."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    main = os.path.join(package, "cli", "__main__.py")
+    argv = [sys.executable, "-P", main, "_web", *paths.options()]
+    argv += [
+        word
+        for name, value in (("--host", host), ("--port", port))
+        if value is not None
+        for word in (name, str(value))
+    ]
+
+    def beside(path: str, suffix: str) -> str:
+        return os.path.join(os.path.dirname(path), f"echosched-web{suffix}")
+
+    return settings.Settings(
+        paths=settings.Paths(
+            home=paths.home,
+            pidfile=beside(paths.pidfile, ".pid"),
+            state=beside(paths.state, ".state.json"),
+            out=beside(paths.out, ".out"),
+            log=beside(paths.log, ".log"),
+            config=paths.config,
+        ),
+        worker_argv=argv,
+        version=__version__,
+        program="echoschedd web",
+        log_max_size=10_000_000,
+    )

@@ -52,10 +52,10 @@ def dispatch(words: list[str]) -> int:
         if verb == "--help":
             print(TOP, end="")
             return errors.EX_OK
-        if verb == "_worker":  # what the supervisor starts; nothing for people
+        if verb in ("_worker", "_web"):  # what a supervisor starts; nothing for people
             from echosched.cli.lifecycle import worker
 
-            return worker(rest)
+            return worker(verb, rest)
         if verb not in USAGE:
             raise errors.UsageError(_unknown(verb))
         if "-h" in rest or "--help" in rest:

@@ -102,7 +102,7 @@ def stop(arguments: dict[str, Any]) -> int:
         return EX_OK
     paths = paths_of(arguments)
     timeout = (
-        seconds_of("--timeout", arguments["--timeout"]) if arguments["--timeout"] else _stop_seconds(paths)
+        seconds_of("--timeout", arguments["--timeout"]) if arguments["--timeout"] else stop_seconds(paths)
     )
     waiting = _Waiting(paths)
     pid = stop_daemon(
@@ -116,7 +116,7 @@ def stop(arguments: dict[str, Any]) -> int:
     return EX_OK
 
 
-def _stop_seconds(paths: Paths) -> float:
+def stop_seconds(paths: Paths) -> float:
     """Return how long a stop may take: the daemon's own grace, then TERM, 5 s, KILL, and a little."""
     from echosched.config.daemon_settings import DaemonConfig, read_daemon_settings
 
@@ -210,9 +210,8 @@ def upgrade(arguments: dict[str, Any]) -> int:
     raise DaemonError(f"upgrade: no answer within {UPGRADE_SECONDS:.0f} s (echoschedd logs)")
 
 
-def worker(words: list[str]) -> int:
-    """Be the worker; only a supervisor starts this."""
-    from echosched.app.worker import run_worker
+def worker(verb: str, words: list[str]) -> int:
+    """Be what a supervisor supervises: the scheduler (``_worker``) or the web server (``_web``)."""
     from echosched.config.paths import resolve_paths
 
     debug = "--debug" in words
@@ -220,6 +219,12 @@ def worker(words: list[str]) -> int:
     options: dict[str, Any] = {
         name.removeprefix("--"): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)
     }
-    # The options name everything that can be chosen; the rest follows from whose instance this is.
-    environ = {"ECHOSCHED_SYSTEM": os.environ.get("ECHOSCHED_SYSTEM", "")}
-    return run_worker(resolve_paths(**options, environ=environ), debug=debug)
+    if verb == "_web":
+        from echosched.cli.web import worker as serve
+
+        port = options.pop("port", None)
+        host = options.pop("host", None)
+        return serve(resolve_paths(**options, environ={}), host, None if port is None else int(port))
+    from echosched.app.worker import run_worker
+
+    return run_worker(resolve_paths(**options, environ={}), debug=debug)

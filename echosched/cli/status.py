@@ -11,16 +11,14 @@ if TYPE_CHECKING:
 
 def status(arguments: dict[str, Any]) -> int:
     """Show the daemon's condition; the exit code is LSB's."""
-    from echosched.app.daemon import daemon_paths
     from echosched.control.client import full_status
 
     paths = paths_of(arguments)
     if arguments["--watch"]:
         from echosched.cli.watch import watch
 
-        code: int = watch(paths)
-        return code
-    document, code = full_status(daemon_paths(paths), paths.as_dict())
+        return int(watch(paths))
+    document = full_status(paths)
     if arguments["--json"]:
         import json
         import sys
@@ -29,7 +27,7 @@ def status(arguments: dict[str, Any]) -> int:
     else:
         for line in lines(document):
             print(line)
-    return code
+    return int(document["lsb"])
 
 
 def lines(document: dict[str, Any]) -> list[str]:

@@ -6,11 +6,16 @@ Kept light: ``echoschedd status`` imports this.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from typing import Any
 
 from echosched.control import protocol
 from echosched.errors import NotRunning, PermissionRefused, Unreachable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from echosched.config.paths import Paths
 
 
 class ControlClient:
@@ -102,21 +107,16 @@ class ControlClient:
         return protocol.decode(line)
 
 
-def full_status(
-    paths: Any, places: dict[str, Any] | None = None, *, timeout: float = 2.0
-) -> tuple[dict[str, Any], int]:
-    """Return ``status --json`` and LSB's exit code for the daemon of *paths* (the daemon room's).
+def full_status(paths: Paths, *, timeout: float = 2.0) -> dict[str, Any]:
+    """Return ``status --json`` of the instance at *paths*; ``lsb`` is LSB's exit code for it.
 
     The worker is asked only while its loop beats, and for *timeout* seconds at most: what it would add
-    (jobs, runs, next) is empty otherwise, and never keeps the verdict waiting. *places* are all paths to
-    show.
+    (jobs, runs, next) is empty otherwise, and never keeps the verdict waiting.
     """
     from echosched.daemon.inspect import inspect
 
-    document = inspect(paths)
+    document = inspect(paths)  # type: ignore[arg-type]  # the configuration's Paths has the same fields
     document.update(jobs=None, runs=None, next=[])
-    if places is not None:
-        document["paths"] = places
     if document["running"] and document["health"] in ("ok", "degraded") and document["worker_pid"]:
         try:
             with ControlClient(paths.socket, timeout=timeout) as client:
@@ -125,4 +125,4 @@ def full_status(
             document["reasons"] = [str(error)]
     if document.get("reasons") and document["health"] == "ok":
         document["health"] = "degraded"
-    return document, document["lsb"]
+    return document
