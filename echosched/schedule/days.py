@@ -8,7 +8,7 @@ away, and a year without a match costs one look.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from datetime import date
 
 from echosched.schedule.zones import EPOCH_ORDINAL
@@ -17,6 +17,7 @@ _LENGTHS = (
     (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
     (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
 )
+_from_ordinal = date.fromordinal
 _OFFSETS = tuple(tuple(sum(lengths[:m]) for m in range(12)) for lengths in _LENGTHS)
 _SAME_WEEKDAY = sum(1 << 7 * week for week in range(54))
 _ALL_DAYS = ((1 << 365) - 1, (1 << 366) - 1)
@@ -75,41 +76,28 @@ class Days:
     def next(self, day: int) -> int | None:
         """Return the first matching epoch day at or after *day*, ``None`` if there is none."""
         try:
-            year = date.fromordinal(day + EPOCH_ORDINAL).year
+            year = _from_ordinal(day + EPOCH_ORDINAL).year
         except (ValueError, OverflowError):
             if day > 0:
                 return None
             day, year = 1 - EPOCH_ORDINAL, 1
-        if self.years:
-            return self._next_listed(day, year)
         first, kind = YEARS[year]
-        mask = self._masks[kind]
-        if mask is None:
-            mask = self.mask(kind)
-        left = mask >> (day - first)
-        if left:
+        left = (self._masks[kind] or self.mask(kind)) >> day - first
+        years = self.years
+        if left and (not years or year in years):
             return day - 1 + (left & -left).bit_length()
-        for later in range(year + 1, min(year + _CYCLE, 9999) + 1):
+        last = min(year + _CYCLE, 9999)
+        for later in years[bisect_right(years, year) :] if years else range(year + 1, last + 1):
             first, kind = YEARS[later]
-            mask = self._masks[kind]
-            if mask is None:
-                mask = self.mask(kind)
+            mask = self._masks[kind] or self.mask(kind)
             if mask:
                 return first - 1 + (mask & -mask).bit_length()
-        return None
-
-    def _next_listed(self, day: int, year: int) -> int | None:
-        for later in self.years[bisect_left(self.years, year) :]:
-            first, kind = YEARS[later]
-            left = self.mask(kind) >> (day - first if later == year else 0)
-            if left:
-                return (day if later == year else first) - 1 + (left & -left).bit_length()
         return None
 
     def next_other(self, day: int) -> int | None:
         """Return the first epoch day at or after *day* that does *not* match."""
         try:
-            year = date.fromordinal(day + EPOCH_ORDINAL).year
+            year = _from_ordinal(day + EPOCH_ORDINAL).year
         except (ValueError, OverflowError):
             return None if day > 0 else day
         for later in range(year, min(year + _CYCLE, 9999) + 1):

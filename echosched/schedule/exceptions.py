@@ -21,7 +21,7 @@ from echosched.schedule.instants import Once
 from echosched.schedule.interval import Interval
 from echosched.schedule.parse import parse_schedule
 from echosched.schedule.wall import ALL_HOURS, ALL_MINUTES, EVERY_SECOND, Wall
-from echosched.schedule.zones import DAY, EPOCH_ORDINAL, HOUR, MIN_MICROS, Zone, get_zone
+from echosched.schedule.zones import DAY, EPOCH_ORDINAL, HOUR, MAX_MICROS, MIN_MICROS, Zone, get_zone
 
 _DATES = re.compile(r"(\d{4}-\d{2}-\d{2})\s*\.\.\s*(\d{4}-\d{2}-\d{2})", re.ASCII)
 _PATIENCE = 50_000  # looks before giving up; rules jump by days and hours, so real ones need a few hundred
@@ -69,6 +69,8 @@ class Excluding(Timetable):
             resume = max([rule.resume(slot) for rule in self.rules], default=slot)
             if resume == slot:
                 return slot
+            if resume > MAX_MICROS:
+                return None
             slot = self.inner.next_micros(resume - 1)
         return None
 
@@ -94,7 +96,7 @@ class WholeDays:
                 return slot
             free = self.last + 1
         # Where a whole day was repeated (Kwajalein 1969) the day after was first reached before this slot.
-        return slot + DAY if free is None else max(slot + 1, self.zone.reaching(free * DAY))
+        return MAX_MICROS + 1 if free is None else max(slot + 1, self.zone.reaching(free * DAY))
 
 
 class WallClock:

@@ -30,7 +30,19 @@ class Wall(Timetable):
     as in Vixie and Debian cron. *cover* is how long a match lasts when it serves as an exception.
     """
 
-    __slots__ = ("_fill", "_first", "_picky", "cover", "days", "dst", "follow", "hours", "minutes", "zone")
+    __slots__ = (
+        "_fill",
+        "_first",
+        "_last",
+        "_picky",
+        "cover",
+        "days",
+        "dst",
+        "follow",
+        "hours",
+        "minutes",
+        "zone",
+    )
 
     def __init__(
         self, text: str, zone: Zone, days: Days, hours: int, minutes: int, *, star: bool, dst: str = "once"
@@ -42,6 +54,7 @@ class Wall(Timetable):
         self._fill = dst == "once"
         self._picky = None if days.every else days
         self._first = _low(hours) * HOUR + _low(minutes) * MINUTE
+        self._last = hours.bit_length() * 60 - 61 + minutes.bit_length()
         self.cover = MINUTE
 
     @property
@@ -112,24 +125,23 @@ class Wall(Timetable):
     def next_local(self, low: int) -> int | None:
         """Return the first match at or after *low* on a wall clock that never shifts (microseconds)."""
         day, minute = divmod(-(-low // MINUTE), 1440)
-        picky = self._picky
-        if picky is not None:
-            matching = picky.next(day)
-            if matching != day:
+        over = minute > self._last
+        if over:  # the day's last match has passed: one look at the days instead of two
+            day += 1
+        if self._picky is not None:
+            matching = self._picky.next(day)
+            if matching != day or over:
                 return None if matching is None else matching * DAY + self._first
+        elif over:
+            return day * DAY + self._first
         hour, minute = divmod(minute, 60)
         hours = self.hours >> hour
         if hours & 1:
             minutes = self.minutes >> minute
             if minutes:
                 return day * DAY + hour * HOUR + (minute - 1 + (minutes & -minutes).bit_length()) * MINUTE
-        hours >>= 1
-        if hours:
-            return day * DAY + (hour + (hours & -hours).bit_length()) * HOUR + self._first % HOUR
-        if picky is not None:
-            matching = picky.next(day + 1)
-            return None if matching is None else matching * DAY + self._first
-        return (day + 1) * DAY + self._first
+        hours >>= 1  # not empty: the last match is still ahead
+        return day * DAY + (hour + (hours & -hours).bit_length()) * HOUR + self._first % HOUR
 
 
 class FineWall(Wall):
