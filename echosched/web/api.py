@@ -191,7 +191,7 @@ class Api:
         end = call["to"] or start + timedelta(hours=48)
         if not timedelta(0) < end - start <= timedelta(days=32):
             raise UsageError("from, to: must span more than nothing and at most 32 days")
-        data = await self.reads.ask("timeline", **{"from": rfc3339(start), "to": rfc3339(end)})
+        data = await self.reads.ask("timeline", start=rfc3339(start), end=rfc3339(end))
         return Answer({"data": {"from": rfc3339(start), "to": rfc3339(end), **data}})
 
     # ── events ────────────────────────────────────────────────────────────────────────────────
@@ -274,9 +274,8 @@ class Api:
         from echosched import metrics
 
         status, snapshot = await self.reads.status(), await self._snapshot()
-        text: bytes | str = metrics.render(snapshot or {}, status)
-        body = text.encode() if isinstance(text, str) else text
-        response = web.Response(body=body, headers=answers.SECURITY_HEADERS)
+        text = metrics.render(snapshot, status)
+        response = web.Response(body=text.encode(), headers=answers.SECURITY_HEADERS)
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
         return response
 
@@ -290,13 +289,12 @@ def reason(status: Mapping[str, Any]) -> str:
     """Return in words why the scheduler is not well."""
     health = status.get("health")
     if health == "stalled":
-        last = status.get("last_activity")
-        return f"the scheduler's loop does not move (last sign of life {last or 'unknown'})"
+        age = status.get("beat_age_seconds")
+        return "the scheduler's loop does not move" + (f" (for {age:.0f} s)" if age is not None else "")
     if health == "stopped":
         ended = status.get("last_exit")
-        how = ended.get("reason") if isinstance(ended, Mapping) else ended
-        return "the scheduler is not running" + (f" (it ended: {how})" if how else "")
-    return str(status.get("reason") or f"health is {health}")
+        return "the scheduler is not running" + (f" (it ended: {ended['how']})" if ended else "")
+    return "; ".join(status.get("reasons") or [f"health is {health}"])
 
 
 def summary(status: Mapping[str, Any], snapshot: Facts | None) -> Facts:

@@ -119,8 +119,8 @@ class Lifecycle:
                 self._child = None
                 raise _failure("start", child.returncode, last.line)
             status = await self._status()
-            # Its pid in the pidfile comes before READY; only a beating loop counts as started.
-            if status.get("running") and status.get("health") in ("ok", "degraded"):
+            # Its pid in the pidfile comes before READY; only READY counts as started.
+            if status.get("running") and status.get("ready"):
                 return int(status["pid"] or child.pid)
             await asyncio.sleep(_POLL_SECONDS)
         raise StartFailed(
@@ -145,7 +145,7 @@ class Lifecycle:
             raise _failure(verb, code, tail.line)
 
     def _command(self, verb: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "echosched.cli", verb, *self._settings.paths.options(), *arguments]
+        return [sys.executable, "-m", "echosched.cli", verb, *self._settings.path_options, *arguments]
 
 
 class _Tail:
@@ -186,9 +186,9 @@ def _environment() -> dict[str, str]:
 
 def ends_detached_processes() -> bool:
     """Tell whether this host is known to end detached processes."""
-    from echosched.daemon import host
+    from echosched.daemon.host import foreground_reason
 
-    return bool(host.ends_detached_processes())
+    return foreground_reason() is not None
 
 
 __all__ = ["Lifecycle", "ends_detached_processes"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from echosched.model import State
 from echosched.web.api import Api
-from echosched.web.endpoints import Endpoint, Param
+from echosched.web.endpoints import MAX_RUN, Endpoint, Param
 
 _JOB = Param("job", where="path", text="a job's name")
 _RUN = Param("run", "integer", "path", "a run's number", minimum=1)
@@ -92,7 +92,8 @@ def _runs(api: Api) -> list[Endpoint]:
         Endpoint("GET", "/api/runs/{run}/output", "output", "A piece of a run's output", api.output, (
             _RUN,
             Param("attempt", "integer", text="which attempt (default: the latest)", minimum=1, maximum=100000),
-            Param("offset", "integer", text="from this byte", default=0),
+            Param("offset", "integer", text="from this byte (negative: from the end)", default=0,
+                  minimum=-MAX_RUN),
             Param("limit", "integer", text="at most this many bytes", default=65536, minimum=1, maximum=1048576),
         ), {"data": _OBJECT}, _OF_JOB),
         Endpoint("POST", "/api/runs/{run}/cancel", "cancel", "Cancel a run", api.cancel, (_RUN,), _DONE,

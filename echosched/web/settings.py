@@ -22,7 +22,9 @@ class WebSettings:
     """The settings of one web server process.
 
     *allowed_hosts* are host names, beside loopback names and plain addresses, under which browsers may reach
-    this server. *port* 0 lets the kernel choose. *key_file* ``None`` means the instance's own ``web.key``.
+    this server. *port* 0 lets the kernel choose. *key_file* ``None`` means the instance's own ``web.key``. *options*
+    are the path flags as the operator gave them (``--home DIR`` …), repeated to the commands that start and stop
+    the scheduler; none of them means the system's or the user's own instance, as on the command line.
     """
 
     paths: Paths
@@ -30,6 +32,7 @@ class WebSettings:
     port: int = DEFAULT_PORT
     key_file: str | None = None
     allowed_hosts: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = None
     guard_seconds: float = GUARD_SECONDS
     start_wait_seconds: float = 60.0
 
@@ -38,17 +41,29 @@ class WebSettings:
         """Return where the key is kept."""
         return Path(self.key_file or self.paths.web_key)
 
+    @property
+    def path_options(self) -> tuple[str, ...]:
+        """Return the flags that name this instance to ``echoschedd``."""
+        return tuple(self.paths.options()) if self.options is None else self.options
+
     @classmethod
     def of(
-        cls, paths: Paths, config: WebConfig, *, host: str | None = None, port: int | None = None
+        cls,
+        paths: Paths,
+        config: WebConfig,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        options: tuple[str, ...] | None = None,
     ) -> WebSettings:
-        """Return the settings of instance *paths* as configured, *host* and *port* being the command line's."""
+        """Return the settings of instance *paths* as configured; the others come from the command line."""
         return cls(
             paths=paths,
             host=config.host if host is None else host,
             port=config.port if port is None else port,
             key_file=config.key_file,
             allowed_hosts=config.allowed_hosts,
+            options=options,
         )
 
 

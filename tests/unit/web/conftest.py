@@ -61,7 +61,8 @@ class FakeBackend:
             "restarts": 0,
             "jobs": {"total": len(self.jobs), "paused": 0},
             "runs": {"running": 0, "queued": 0, "succeeded": 3, "failed": 1},
-            "last_exit": None if self.running else "signal 9",
+            "ready": self.running,
+            "last_exit": None if self.running else {"how": "signal 9", "at": None, "detail": "killed"},
         }
 
     async def call(self, op: str, /, **args: Any) -> Any:

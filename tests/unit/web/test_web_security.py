@@ -193,9 +193,19 @@ async def test_a_foreign_host_name_is_refused_before_the_key_is_judged(browser):
 
 @pytest.mark.parametrize(
     "path",
-    ["/api/runs?limit=0", "/api/runs?limit=x", "/api/runs?limit=1_0", "/api/runs?state=lost", "/api/runs?since=yesterday",
-     "/api/runs?limit=1&limit=2", "/api/next?n=99999", "/api/runs/0", "/api/runs/99999999999999999999", "/api/journal?n=-1"],
-)  # fmt: skip
+    [
+        "/api/runs?limit=0",
+        "/api/runs?limit=x",
+        "/api/runs?limit=1_0",
+        "/api/runs?state=lost",
+        "/api/runs?since=yesterday",
+        "/api/runs?limit=1&limit=2",
+        "/api/next?n=99999",
+        "/api/runs/0",
+        "/api/runs/99999999999999999999",
+        "/api/journal?n=-1",
+    ],
+)
 async def test_wrong_parameters_are_400_in_json(browser, path):
     status, answer = await browser.get(path)
     assert (status, answer["ok"], answer["error"]["code"]) == (400, False, "usage")

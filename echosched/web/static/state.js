@@ -1,0 +1,215 @@
+// What the page knows, in one place. Views read it and are told when it changes.
+
+import { ApiError, follow, get, query } from "./api.js";
+
+export const known = {
+  status: null, // status --json
+  statusAt: 0, // when it arrived, ms
+  jobs: null, // null: never loaded
+  jobsAt: 0,
+  jobsError: null,
+  total: 0,
+  timeline: null,
+  timelineHours: 24,
+  events: [], // newest last
+  eventsLoaded: false,
+  link: "connecting", // the event stream: live, connecting, off
+  offline: null, // why the web server could not be asked, if it could not
+};
+
+export const settings = {
+  get auto() { return read("auto", "1") === "1"; },
+  set auto(on) { write("auto", on ? "1" : "0"); },
+  get live() { return read("live", "1") === "1"; },
+  set live(on) { write("live", on ? "1" : "0"); },
+  get theme() { return read("theme", ""); },
+  set theme(name) { write("theme", name); },
+};
+
+function read(name, otherwise) {
+  try {
+    return localStorage.getItem(`echosched.${name}`) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+function write(name, value) {
+  try {
+    localStorage.setItem(`echosched.${name}`, value);
+  } catch {
+    // Not remembered, then.
+  }
+}
+
+const KEPT_EVENTS = 2000;
+const listeners = new Set();
+
+/** Call *listener*(what) after each change, until the returned function is called. */
+export function onChange(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+export function changed(what) {
+  for (const listener of listeners) listener(what);
+}
+
+// ── asking ────────────────────────────────────────────────────────────────────────────────────
+
+const underway = new Map();
+
+/** Run *task* unless the same is on its way. */
+function once(name, task) {
+  if (!underway.has(name)) underway.set(name, task().finally(() => underway.delete(name)));
+  return underway.get(name);
+}
+
+function heard() {
+  if (known.offline) {
+    known.offline = null;
+    changed("offline");
+  }
+}
+
+function failed(error) {
+  if (error.name === "AbortError") return;
+  if (!(error instanceof ApiError)) throw error;
+  if (error.code === "offline" && !known.offline) {
+    known.offline = error.message;
+    changed("offline");
+  }
+}
+
+export const loadStatus = () => once("status", async () => {
+  try {
+    setStatus((await get("api/automations/status")).data);
+    heard();
+  } catch (error) {
+    failed(error);
+  }
+});
+
+export function setStatus(status) {
+  const before = known.status;
+  known.status = status;
+  known.statusAt = Date.now();
+  changed("status");
+  // Back from the dead: what it knows may be new.
+  if (before && status.worker_pid !== before.worker_pid && status.running) refreshSoon(300);
+}
+
+export const loadJobs = () => once("jobs", async () => {
+  try {
+    const found = [];
+    let after = null;
+    do {
+      const page = await get("api/jobs" + query({ limit: 2000, after }));
+      found.push(...page.data);
+      known.total = page.total;
+      after = page.next;
+    } while (after !== null && found.length < 10000);
+    known.jobs = found;
+    known.jobsAt = Date.now();
+    known.jobsError = null;
+    heard();
+  } catch (error) {
+    failed(error);
+    known.jobsError = error;
+  }
+  changed("jobs");
+});
+
+export const loadTimeline = () => once("timeline", async () => {
+  const hours = known.timelineHours;
+  const now = Date.now();
+  const at = (ms) => new Date(ms).toISOString();
+  try {
+    const answer = await get("api/timeline" + query({ from: at(now - hours * 3600e3), to: at(now + hours * 3600e3) }));
+    known.timeline = { ...answer.data, hours };
+  } catch (error) {
+    failed(error);
+  }
+  changed("timeline");
+});
+
+export const loadJournal = () => once("journal", async () => {
+  try {
+    const answer = await get("api/journal?n=500");
+    known.events = answer.data;
+    known.eventsLoaded = true;
+    if (lastId === null) lastId = answer.last_id;
+  } catch (error) {
+    failed(error);
+  }
+  changed("events");
+});
+
+/** Ask everything anew. */
+export async function refresh() {
+  await Promise.all([loadStatus(), loadJobs(), loadTimeline()]);
+}
+
+let soon = null;
+let soonAt = 0;
+let lastRefresh = 0;
+
+/** Ask anew a little later: a flock of events causes one refresh, and no more than one in two seconds. */
+export function refreshSoon(ms = 400) {
+  const at = Math.max(Date.now() + ms, lastRefresh + 2000);
+  if (soon !== null && soonAt <= at) return;
+  clearTimeout(soon);
+  soonAt = at;
+  soon = setTimeout(() => {
+    soon = null;
+    lastRefresh = Date.now();
+    refresh();
+  }, at - Date.now());
+}
+
+// ── the two ways of keeping up ────────────────────────────────────────────────────────────────
+
+let lastId = null;
+let streaming = null;
+let timer = null;
+
+const RUN_EVENTS = /^(run_|slot_|job_|reload|ready|shutdown)/;
+
+/** Begin or end live mode and auto-refresh, as the settings say. */
+export function keepUp() {
+  clearInterval(timer);
+  timer = settings.auto ? setInterval(() => { if (!document.hidden) refresh(); }, 10_000) : null;
+  if (settings.live && !streaming) {
+    streaming = new AbortController();
+    const { signal } = streaming;
+    follow({ event: heardEvent, status: setStatus, reset: () => { known.eventsLoaded = false; changed("reset"); refreshSoon(); }, state: (link) => { if (!signal.aborted || link === "off") setLink(link); } }, signal, lastId)
+      .finally(() => { if (streaming?.signal === signal) streaming = null; });
+  } else if (!settings.live && streaming) {
+    streaming.abort();
+    streaming = null;
+    setLink("off");
+  }
+}
+
+function setLink(link) {
+  if (known.link === link) return;
+  known.link = link;
+  if (link === "live") heard();
+  changed("link");
+}
+
+function heardEvent(event, id) {
+  if (id) lastId = id;
+  known.events.push(event);
+  if (known.events.length > KEPT_EVENTS) known.events.splice(0, known.events.length - KEPT_EVENTS);
+  changed("event");
+  if (RUN_EVENTS.test(event.event)) refreshSoon();
+}
+
+/** Forget everything that a key was needed for. */
+export function forget() {
+  streaming?.abort();
+  streaming = null;
+  Object.assign(known, { status: null, jobs: null, jobsError: null, timeline: null, events: [], eventsLoaded: false });
+  lastId = null;
+}
