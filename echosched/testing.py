@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from echosched.clock import rfc3339
+from echosched import transitions
 from echosched.errors import StoreError
 from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
 
@@ -176,19 +176,7 @@ class MemoryStore:
             if data.slots.setdefault((claim.job, claim.slot), number) != number:
                 return None
         data.next_run += 1
-        data.runs[number] = Run(
-            run=number,
-            job=claim.job,
-            slot=claim.slot,
-            trigger=claim.trigger,
-            attempt=1,
-            state=claim.state,
-            queued_at=claim.at,
-            ended_at=claim.at if claim.state.is_outcome else None,
-            error=claim.error,
-            owner=self.owner,
-            priority=claim.priority,
-        )
+        data.runs[number] = transitions.claimed(claim, number, self.owner)
         data.counts[claim.state] += 1
         if not claim.state.is_outcome:
             data.active[number] = None
@@ -198,16 +186,14 @@ class MemoryStore:
         """Turn QUEUED runs to RUNNING."""
         self._may_write()
         for number in runs:
-            run = self._data.runs.get(number)
-            if run is not None and run.state == State.QUEUED:
-                self._put(replace(run, state=State.RUNNING, not_before_at=None, owner=self.owner))
+            if (run := self._data.runs.get(number)) is not None:
+                self._put(transitions.starting(run, self.owner))
 
     def started(self, starts: Sequence[Started]) -> None:
         """Note when attempts began."""
         for start in starts:
-            run = self._data.runs.get(start.run)
-            if run is not None and run.attempt == start.attempt and run.started_at is None:
-                self._put(replace(run, started_at=start.at, process=start.process))
+            if (run := self._data.runs.get(start.run)) is not None:
+                self._put(transitions.started(run, start))
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends; ``False`` where the run had an outcome already or another attempt."""
@@ -217,26 +203,15 @@ class MemoryStore:
         return [self._finish(end) for end in ends]
 
     def _finish(self, end: Ended) -> bool:
-        run, result = self._data.runs.get(end.run), end.result
-        if run is None or run.state.is_outcome or run.attempt != end.attempt:
+        run = self._data.runs.get(end.run)
+        after = None if run is None else transitions.ended(run, end)
+        if after is None:
             return False
-        if end.retry_at is not None:
-            self._put(_requeued(run, end, end.retry_at))
+        self._put(after)
+        if not after.state.is_outcome:
             return True
-        if run.state == State.RUNNING or run.attempt > 1:
-            self._data.outputs.add(run.run)
-        self._put(
-            replace(
-                run,
-                state=result.state,
-                ended_at=end.at,
-                exit_code=result.exit_code,
-                signal=result.signal,
-                error=result.error,
-                output_bytes=result.output_bytes,
-                not_before_at=None,
-            )
-        )
+        if transitions.may_have_output(after.state):
+            self._data.outputs.add(after.run)
         job = self._data.jobs.get(end.job)
         if job is not None and (job.last_run is None or job.last_run < end.run):
             self._data.jobs[end.job] = replace(job, last_run=end.run)
@@ -349,26 +324,3 @@ class MemoryStore:
     def _may_write(self) -> None:
         if self.fault is not None:
             raise self.fault
-
-
-def _requeued(run: Run, end: Ended, retry_at: datetime) -> Run:
-    """Return *run* as it waits for its next attempt; the one that ended moves into its attempts."""
-    result = end.result
-    earlier: dict[str, Any] = {
-        "attempt": run.attempt,
-        "state": str(result.state),
-        "started_at": None if run.started_at is None else rfc3339(run.started_at),
-        "ended_at": rfc3339(end.at),
-        "exit_code": result.exit_code,
-        "signal": result.signal,
-        "error": result.error,
-    }
-    return replace(
-        run,
-        state=State.QUEUED,
-        attempt=run.attempt + 1,
-        not_before_at=retry_at,
-        attempts=(*run.attempts, earlier),
-        started_at=None,
-        process=None,
-    )

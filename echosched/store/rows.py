@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from echosched.clock import from_micros, rfc3339, to_micros
+from echosched.clock import from_micros, to_micros
 from echosched.model import JobRecord, ProcessIdentity, Run, State, Trigger
 
 RUN_COLUMNS = (
@@ -89,24 +89,3 @@ def job_from_row(row: Sequence[Any]) -> JobRecord:
         parked,
         last_run,
     )
-
-
-def ended_attempt(
-    attempt: int,
-    state: State,
-    started_at: datetime | None,
-    ended_at: datetime,
-    exit_code: int | None,
-    signal: int | None,
-    error: str | None,
-) -> Mapping[str, Any]:
-    """Return what a run keeps of an attempt that was followed by another (a member of ``Run.attempts``)."""
-    return {
-        "attempt": attempt,
-        "state": str(state),
-        "started_at": None if started_at is None else rfc3339(started_at),
-        "ended_at": rfc3339(ended_at),
-        "exit_code": exit_code,
-        "signal": signal,
-        "error": error,
-    }

@@ -107,9 +107,14 @@ class SqliteStore:
 
     def started(self, starts: Sequence[Started]) -> None:
         """Note when attempts began: written with the next commit, at the latest within a second."""
-        writer = self._writing()
-        if starts and writer.note(starts):
-            self._flush_timer = asyncio.get_running_loop().call_later(_STARTS_WAIT_SECONDS, writer.flush)
+        self._writing().note(starts)
+        if starts and self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(_STARTS_WAIT_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        if self._writer is not None and self._writer.has_starts:  # no commit came along meanwhile
+            self._writer.flush()
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends in one transaction; ``False`` where the run had an outcome already or another attempt."""

@@ -84,12 +84,10 @@ class Writer:
             self._wake.notify()
         return future
 
-    def note(self, starts: Sequence[Started]) -> bool:
-        """Keep *starts* for the next commit, without waking the thread; tell whether none waited before."""
+    def note(self, starts: Sequence[Started]) -> None:
+        """Keep *starts* for the next commit, without waking the thread."""
         with self._wake:
-            first = not self._starts
             self._starts += starts
-            return first
 
     @property
     def has_starts(self) -> bool:

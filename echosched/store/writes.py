@@ -16,7 +16,8 @@ from echosched.clock import to_micros
 from echosched.errors import StoreError
 from echosched.model import Claim, Ended, JobRecord, Started, State
 from echosched.store.queries import query, read_rows, write_rows
-from echosched.store.rows import ended_attempt, instant, job_row, micros, text
+from echosched.store.rows import instant, job_row, micros, text
+from echosched.transitions import earlier_attempt, may_have_output
 
 
 def claim(connection: sqlite3.Connection, claims: Sequence[Claim], owner: str | None) -> list[int | None]:
@@ -97,22 +98,16 @@ def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
         totals[state] -= 1
         if end.retry_at is not None:
             earlier = json.loads(attempts) if attempts else []
-            earlier.append(
-                ended_attempt(
-                    attempt, result.state, instant(started_at), end.at, result.exit_code, result.signal, error
-                )
-            )
+            earlier.append(earlier_attempt(attempt, instant(started_at), end))
             requeued.append((end.run, to_micros(end.retry_at), json.dumps(earlier)))
             totals[str(State.QUEUED)] += 1
             continue
         if not result.state.is_outcome:
             raise StoreError(f"run {end.run}: {result.state} is no outcome")
-        # A queued run that was cancelled never wrote output, unless an earlier attempt did.
-        has_output = int(state == State.RUNNING or attempt > 1)
         outcomes.append(
             (
                 end.run, str(result.state), to_micros(end.at), result.exit_code, result.signal, error,
-                result.output_bytes, has_output,
+                result.output_bytes, int(may_have_output(result.state)),
             )
         )  # fmt: skip
         totals[str(result.state)] += 1
