@@ -19,11 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from echosched.errors import EchoschedError, ExecutionError
 from echosched.executor import function, output, prepare, proc
 from echosched.executor.environment import mark_of
+from echosched.executor.keeper import OutputKeeper
 from echosched.executor.prepare import Preparer
 from echosched.executor.spawn import Launch, Spawner
 from echosched.executor.tree import Census, Undertaker
@@ -45,7 +47,7 @@ class CommandExecutor:
 
     *instance* goes into the environment mark that tells this daemon's jobs from another's.
     *report_child(tag, pid, start_ticks)* is called in a spawner thread right after each spawn,
-    *on_settled(pid, start_ticks)* in the loop after each :meth:`ProcessExecution.settle`. *exit_status(pidfd, pid)*
+    *on_settled(pid, start_ticks)* in another thread when a settled process has been reaped. *exit_status(pidfd, pid)*
     says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if
     it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves open; *environment*
     replaces single variables of the clean environment. *patience_seconds*: how long an exit code that
@@ -68,6 +70,7 @@ class CommandExecutor:
     ) -> None:
         self.clock = clock
         self.undertaker = Undertaker(clock)
+        self.keeper = OutputKeeper(clock)
         self.exit_status = exit_status
         self.patience_seconds = patience_seconds
         self.closed = False
@@ -82,6 +85,8 @@ class CommandExecutor:
         self._spawners = spawners
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._called = False
+        self._settled: list[ProcessExecution] = []
+        self._reaps: queue.SimpleQueue[list[ProcessExecution] | None] = queue.SimpleQueue()
         self._running: dict[ProcessIdentity, ProcessExecution] = {}
         self._known_exits: dict[ProcessIdentity, int] = {}
 
@@ -117,10 +122,8 @@ class CommandExecutor:
         started_at = self.clock.now() - timedelta(seconds=elapsed)
         own = present and stat is not None and stat.parent == os.getpid()
         execution = ProcessExecution(self, attempt, process, pidfd, started_at, own=own)
-        self._running[process] = execution
-        if process in self._known_exits:
-            self.loop.call_soon(execution.exited)
-        elif present:
+        self._take_on(execution)
+        if present and process not in self._known_exits:
             execution.arm(elapsed)
             execution.watch()
         else:
@@ -164,11 +167,11 @@ class CommandExecutor:
         if self.closed:
             return
         self.closed = True
-        for _ in self._threads:
+        for _ in range(self._spawners):
             self._queue.put(None)
-        if self._threads:
-            await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
-            await asyncio.to_thread(self.undertaker.close)
+        self._hand_over()
+        self._reaps.put(None)
+        await asyncio.to_thread(self._join)
         self._deliver()
         while not self._queue.empty():
             order = self._queue.get()
@@ -180,6 +183,12 @@ class CommandExecutor:
         if self._exits is not None:
             self._exits.close()
             self._exits = None
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self.undertaker.close()
+        self.keeper.close()
 
     # ── for executions ────────────────────────────────────────────────────────────────────────
 
@@ -194,6 +203,11 @@ class CommandExecutor:
         """Return the watch over all pidfds."""
         assert self._exits is not None  # noqa: S101  (set by the first start)
         return self._exits
+
+    def forget(self, pidfd: int) -> None:
+        """Stop watching *pidfd*."""
+        if self._exits is not None:
+            self._exits.remove(pidfd)
 
     def mark(self, attempt: Attempt) -> str:
         """Return the environment mark of *attempt*'s processes."""
@@ -226,21 +240,46 @@ class CommandExecutor:
         return Result(State.FAILED, exit_code, None, f"exit code {exit_code}")
 
     def complete(self, execution: ProcessExecution, result: Result) -> None:
-        """Add what the output says and finish *execution*."""
+        """Add what the output says and finish *execution*; long files are dealt with beside the loop."""
         attempt = execution.attempt
-        result = replace(result, output_bytes=output.size_of(attempt.output_path))
-        if attempt.output_path is not None and function.uses_child(attempt):
-            result = function.read_answer(result, attempt.output_path)
-        execution.finished(result)
+        if execution.watched is not None:
+            self.keeper.ended(execution.watched)
+        size = output.size_of(attempt.output_path)
+        if size is not None and (size > attempt.job.policy.output_limit or function.uses_child(attempt)):
+            self.keeper.beside(partial(self._complete_beside, execution, result))
+        else:
+            execution.finished(_with_size(result, size))
+
+    def _complete_beside(self, execution: ProcessExecution, result: Result) -> None:
+        attempt = execution.attempt
+        path = attempt.output_path
+        try:
+            if path is not None:
+                result = _with_size(result, output.finish(path, attempt.job.policy.output_limit))
+                if function.uses_child(attempt):
+                    result = function.read_answer(result, path)
+        except OSError:
+            log.exception("run %s: its output could not be finished", attempt.tag)
+        finally:
+            self.call(execution.finished, result)
 
     def settled(self, execution: ProcessExecution) -> None:
-        """Forget *execution* and tell the supervisor that its exit is committed."""
-        process = execution.process
-        if process is not None:
-            self._running.pop(process, None)
-            self._known_exits.pop(process, None)
-            if self._on_settled is not None:
-                self._on_settled(process.pid, process.start_ticks)
+        """Forget *execution*; it is reaped, and the supervisor told, beside the loop."""
+        self._running.pop(execution.identity, None)
+        self._known_exits.pop(execution.identity, None)
+        if self.closed:
+            self._reap_one(execution)
+            return
+        # All that a commit settles is handed over at once: reaping takes the kernel longer than starting
+        # takes us, and would stop the loop for as long as the batch is large.
+        self._settled.append(execution)
+        if len(self._settled) == 1:
+            self.loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._settled:
+            batch, self._settled = self._settled, []
+            self._reaps.put(batch)
 
     def _bind(self) -> None:
         if self.closed:
@@ -250,9 +289,12 @@ class CommandExecutor:
             self._exits = ExitWatch(self._loop)
         if not self._threads:
             for number in range(self._spawners):
-                thread = threading.Thread(target=self._work, name=f"spawner-{number}", daemon=True)
+                self._threads.append(
+                    threading.Thread(target=self._work, name=f"spawner-{number}", daemon=True)
+                )
+            self._threads.append(threading.Thread(target=self._reap, name="reaper", daemon=True))
+            for thread in self._threads:
                 thread.start()
-                self._threads.append(thread)
 
     # ── in the spawner threads ────────────────────────────────────────────────────────────────
 
@@ -287,9 +329,28 @@ class CommandExecutor:
                 log.exception("the supervisor could not be told of process %s", pid)
         pidfd = proc.open_pidfd(pid)
         execution = ProcessExecution(self, attempt, process, pidfd, started_at, own=True)
-        self._running[process] = execution
+        self._take_on(execution)
         execution.watch()
         return execution
+
+    def _take_on(self, execution: ProcessExecution) -> None:
+        attempt = execution.attempt
+        self._running[execution.identity] = execution
+        if attempt.output_path is not None:
+            execution.watched = self.keeper.watch(attempt.output_path, attempt.job.policy.output_limit)
+
+    def _reap(self) -> None:
+        while (batch := self._reaps.get()) is not None:
+            for execution in batch:
+                self._reap_one(execution)
+
+    def _reap_one(self, execution: ProcessExecution) -> None:
+        execution.release(reap=True)
+        if self._on_settled is not None:
+            try:
+                self._on_settled(execution.identity.pid, execution.identity.start_ticks)
+            except Exception:
+                log.exception("the supervisor could not be told of the end of %s", execution.process)
 
 
 class _Order:
@@ -325,6 +386,10 @@ def _hand_back(future: asyncio.Future[ProcessExecution], execution: ProcessExecu
         log.warning("run %s: started, but nobody waits for it any more", execution.attempt.run)
     else:
         future.set_result(execution)
+
+
+def _with_size(result: Result, size: int | None) -> Result:
+    return Result(result.state, result.exit_code, result.signal, result.error, size, result.value)
 
 
 def _fail(future: asyncio.Future[ProcessExecution], err: Exception) -> None:

@@ -23,6 +23,7 @@ from echosched.model import Attempt, ProcessIdentity, Result, State
 
 if TYPE_CHECKING:
     from echosched.executor.command import CommandExecutor
+    from echosched.executor.keeper import Watched
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class ProcessExecution:
         "own",
         "process",
         "started_at",
+        "watched",
     )
 
     def __init__(
@@ -122,10 +124,12 @@ class ProcessExecution:
         self._result: Result | None = None
         self._settled = False
         self._waiters: list[asyncio.Future[None]] = []
+        self.watched: Watched | None = None  # the output file, in the keeper's eyes
 
     @property
-    def _identity(self) -> ProcessIdentity:
-        assert self.process is not None  # noqa: S101  (only the interface allows None)
+    def identity(self) -> ProcessIdentity:
+        """Return the process (the interface allows that there is none)."""
+        assert self.process is not None  # noqa: S101
         return self.process
 
     # ── beginning ─────────────────────────────────────────────────────────────────────────────
@@ -143,14 +147,14 @@ class ProcessExecution:
         if self._pidfd is not None:
             self._home.exits.add(self._pidfd, self.exited)
         elif self.own:
-            threading.Thread(target=self._wait_beside, name=f"wait-{self._identity.pid}", daemon=True).start()
+            threading.Thread(target=self._wait_beside, name=f"wait-{self.identity.pid}", daemon=True).start()
         else:
             self._home.loop.call_later(_STRANGER_SECONDS, self._look_again)
 
     def _wait_beside(self) -> None:
         # Only where there are no pidfds (or no descriptors left): a thread that waits for one process.
         try:
-            os.waitid(os.P_PID, self._identity.pid, os.WEXITED | os.WNOWAIT)
+            os.waitid(os.P_PID, self.identity.pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
             pass
         self._home.call(self.exited)
@@ -158,8 +162,8 @@ class ProcessExecution:
     def _look_again(self) -> None:
         if self._home.closed:
             return
-        stat = proc.read_stat(self._identity.pid)
-        if stat is None or stat.dead or stat.start_ticks != self._identity.start_ticks:
+        stat = proc.read_stat(self.identity.pid)
+        if stat is None or stat.dead or stat.start_ticks != self.identity.start_ticks:
             self.exited()
         else:
             self._home.loop.call_later(_STRANGER_SECONDS, self._look_again)
@@ -189,8 +193,8 @@ class ProcessExecution:
         self._verdict = Verdict(state, reason)
         self._grave = Grave(
             mark=self._home.mark(self.attempt).encode(),
-            main=self._identity.pid,
-            start_ticks=self._identity.start_ticks,
+            main=self.identity.pid,
+            start_ticks=self.identity.start_ticks,
             pinned=self.own,
             deadline=deadline,
             done=lambda left: self._home.call(self._buried, left),
@@ -217,7 +221,7 @@ class ProcessExecution:
             self._patience = self._home.loop.call_later(self._home.patience_seconds, self._give_up)
 
     def _look_up(self) -> int | None:
-        pid = self._identity.pid
+        pid = self.identity.pid
         if self.own:
             kind, number = (os.P_PID, pid) if self._pidfd is None else (os.P_PIDFD, self._pidfd)
             try:
@@ -227,7 +231,7 @@ class ProcessExecution:
             else:
                 if seen is not None:
                     return seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status
-        known = self._home.claim_exit(self._identity)
+        known = self._home.claim_exit(self.identity)
         return self._home.exit_status(self._pidfd, pid) if known is None else known
 
     def _give_up(self) -> None:
@@ -296,19 +300,19 @@ class ProcessExecution:
         for timer in (self._timer, self._patience):
             if timer is not None:
                 timer.cancel()
-        self._release(reap=self._status is not None)
         self._home.settled(self)
 
-    def _release(self, *, reap: bool) -> None:
+    def release(self, *, reap: bool) -> None:
+        """Close the pidfd, after reaping an ended child of ours; safe in any thread, once."""
         pidfd, self._pidfd = self._pidfd, None
-        if reap and self.own:
-            kind, number = (os.P_PID, self._identity.pid) if pidfd is None else (os.P_PIDFD, pidfd)
+        if reap and self.own and self._status is not None:
+            kind, number = (os.P_PID, self.identity.pid) if pidfd is None else (os.P_PIDFD, pidfd)
             try:
                 os.waitid(kind, number, os.WEXITED | os.WNOHANG)
             except ChildProcessError:
                 pass
         if pidfd is not None:
-            self._home.exits.remove(pidfd)
+            self._home.forget(pidfd)
             os.close(pidfd)
 
     def let_go(self) -> None:
@@ -316,4 +320,4 @@ class ProcessExecution:
         for timer in (self._timer, self._patience):
             if timer is not None:
                 timer.cancel()
-        self._release(reap=False)
+        self.release(reap=False)
