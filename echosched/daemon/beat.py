@@ -25,8 +25,8 @@ STALL_FACTOR = 2.4  # 12 s at the normal interval: two beats missed, and a littl
 
 
 def interval_for(watchdog_seconds: float) -> float:
-    """Return how often a loop must beat so that a watchdog of that length is never deceived."""
-    return min(INTERVAL_SECONDS, watchdog_seconds / 6)
+    """Return how often a loop must beat so that a watchdog of that length (0: none) is never deceived."""
+    return min(INTERVAL_SECONDS, watchdog_seconds / 6) if watchdog_seconds else INTERVAL_SECONDS
 
 
 class Beat:

@@ -90,8 +90,8 @@ def tree_of(roots: list[Child], mark: str | None) -> list[tuple[int, int]]:
 
     Looked for only below this process, to which all that the children lost comes back (subreaper): a
     recycled number outside can never be meant. A process belongs if an ancestor does, if it is in a
-    group or session that a root leads, or if its environment carries *mark* (a format, filled with
-    the tag up to its first dot): the last finds what called setsid and lost its parents.
+    group or session that a root leads, or if an entry of its environment begins with *mark* (a format,
+    filled with the tag up to its first dot): the last finds what called setsid and lost its parents.
     """
     if not roots:
         return []
@@ -100,14 +100,14 @@ def tree_of(roots: list[Child], mark: str | None) -> list[tuple[int, int]]:
     # A number whose process is somebody else by now leads nothing of the child's.
     roots = [c for c in roots if c.pid not in stats or stats[c.pid].start_ticks == c.start_ticks]
     leaders = {c.pid for c in roots}
-    marks = {mark.format(c.tag.partition(".")[0]).encode() for c in roots} if mark else set()
+    marks = tuple({mark.format(c.tag.partition(".")[0]).encode() for c in roots}) if mark else ()
     members = {
         pid
         for pid in ours
         if pid in leaders
         or stats[pid].group in leaders
         or stats[pid].session in leaders
-        or (marks and _is_marked(pid, marks))
+        or (marks and proc.is_marked(pid, marks))
     }
     members |= _below(members, stats)
     return [(pid, stats[pid].start_ticks) for pid in members if not stats[pid].dead]
@@ -131,11 +131,3 @@ def kill_tree(roots: list[Child], mark: str | None, number: int = signal.SIGKILL
         except PermissionError:
             continue  # a set-uid descendant of an unprivileged daemon: not ours to end
     return count
-
-
-def _is_marked(pid: int, marks: set[bytes]) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return not marks.isdisjoint(file.read().split(b"\0"))
-    except OSError:
-        return False

@@ -13,7 +13,6 @@ import signal
 import time
 
 from echosched.daemon import lock, proc, statefile
-from echosched.daemon.wire import Child
 from echosched.errors import EX_PRIVILEGE, DaemonError, NotRunning
 
 TYPE_CHECKING = False
@@ -116,15 +115,20 @@ def stop_daemon(
     """Stop the daemon and wait until it is gone; return its pid, ``None`` when there was none.
 
     *on_wait* is called about once a second with the seconds waited. *force*: KILL daemon and all that runs
-    below it, at once. Raises ``DaemonError`` when it has not ended after *timeout* seconds.
+    below it, at once, and whatever carries *child_mark* (see ``Settings``; jobs that an earlier daemon
+    left behind, too). Raises ``DaemonError`` when it has not ended after *timeout* seconds.
     """
     target = find(paths)
     if target is None:
+        if force:
+            _kill_below(None, child_mark)
         _sweep(paths)
         return None
     with target:
         if force:
-            _kill_all(target, child_mark)
+            # Stopped first: it must not start another worker while we collect what runs below it.
+            target.send(signal.SIGSTOP)
+            _kill_below(target, child_mark)
             target.wait(5.0)
             _note_forced(paths, target)
             _sweep(paths)
@@ -143,22 +147,29 @@ def stop_daemon(
         return target.pid
 
 
-def _kill_all(target: Target, child_mark: str | None) -> None:
-    # Stopped first: it must not start another worker while we collect what runs below it.
-    target.send(signal.SIGSTOP)
-    below = descendants(target.pid)
-    target.send(signal.SIGKILL)
+def _kill_below(target: Target | None, child_mark: str | None) -> None:
+    """KILL the daemon and everything that is, or was started by, one of its jobs; until nothing is left."""
+    mark = child_mark.partition("{0}")[0].encode() if child_mark else b""
     deadline = time.monotonic() + 5.0
-    while below and time.monotonic() < deadline:
-        for pid, ticks in below:
+    found = descendants(target.pid) if target is not None else []
+    if target is not None:
+        target.send(signal.SIGKILL)
+    me = os.getpid()
+    while True:
+        marked = [pid for pid in proc.all_pids() if proc.is_marked(pid, (mark,))] if mark else []
+        found += [(pid, ticks) for pid in marked if (ticks := proc.start_ticks(pid)) is not None]
+        # What one of them has started since belongs to it, too.
+        found += [below for pid, _ in found for below in descendants(pid)]
+        living = {(pid, ticks) for pid, ticks in found if pid != me and proc.is_alive(pid, ticks)}
+        if not living or time.monotonic() > deadline:
+            return
+        for pid, ticks in living:
             try:
                 proc.send_signal(pid, ticks, signal.SIGKILL)
             except PermissionError:
-                continue
-        # What a killed process started meanwhile belongs to it, too.
-        found = {each for pid, ticks in below for each in descendants(pid) if proc.start_ticks(pid) == ticks}
+                continue  # a set-uid program of a job: not ours to end
+        found = list(living)
         time.sleep(0.01)
-        below = [(pid, ticks) for pid, ticks in {*below, *found} if proc.is_alive(pid, ticks)]
 
 
 def descendants(root: int) -> list[tuple[int, int]]:
@@ -209,4 +220,4 @@ def _await_lock(paths: Paths) -> None:
         time.sleep(0.01)
 
 
-__all__ = ["SIGNALS", "Child", "Target", "descendants", "find", "send", "stop_daemon"]
+__all__ = ["SIGNALS", "Target", "descendants", "find", "send", "stop_daemon"]

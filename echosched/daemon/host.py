@@ -26,6 +26,11 @@ def foreground_reason(environment: Mapping[str, str] | None = None, pid: int | N
     return None
 
 
+def ends_detached_processes() -> bool:
+    """Tell whether a process detached here would not live (or would not be wanted)."""
+    return foreground_reason() is not None
+
+
 def systemd_unit(unit: str = UNIT, environment: Mapping[str, str] | None = None) -> str | None:
     """Return *unit* if systemd runs this host, has that unit, and did not itself start this process.
 

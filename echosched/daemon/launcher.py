@@ -129,7 +129,6 @@ class _Files:
         self.owner = privileges.account(settings.user, settings.group)
         self.pidfile: PIDFile = PIDFile(settings.paths.pidfile)
         self.db_lock: PIDFile | None = PIDFile(settings.paths.db_lock) if settings.paths.db_lock else None
-        self.stale_pid: int | None = None
 
     def take(self, settings: Settings) -> bool:
         """Make directories and files, take the locks; ``False`` when the pidfile is another daemon's."""
@@ -141,7 +140,6 @@ class _Files:
         except OSError as error:
             raise _refused(error, error.filename) from error
         try:
-            self.stale_pid = lock.read_pid(paths.pidfile)
             self.pidfile.acquire(write=False)
         except AlreadyLocked:
             return False
@@ -192,7 +190,7 @@ class _Files:
 def _become(settings: Settings, files: _Files, *, supervise: bool) -> Outcome:
     if settings.foreground:
         try:
-            _prepare_foreground(settings)
+            _prepare_foreground(settings, files)
             _exec(settings, files, None, supervise=supervise)
         except OSError as error:
             files.release()
@@ -241,8 +239,10 @@ def _detach(settings: Settings, files: _Files, ready_fd: int) -> NoReturn:
     os._exit(1)
 
 
-def _prepare_foreground(settings: Settings) -> None:
+def _prepare_foreground(settings: Settings, files: _Files) -> None:
     """Do for a foreground daemon what does not take its terminal away."""
+    # Whatever this process inherited (a pipe of its parent, say) must not live on in jobs.
+    context.close_strays({0, 1, 2, *(pidfile.fileno() for pidfile in files.all())})
     if settings.chroot is not None:
         os.chdir(settings.chroot)
         os.chroot(settings.chroot)
@@ -267,7 +267,7 @@ def _exec(settings: Settings, files: _Files, ready_fd: int | None, *, supervise:
         "settings": settings.as_dict(),
         "locks": [[pidfile.path, pidfile.fileno()] for pidfile in files.all()],
         "ready_fd": ready_fd,
-        "stale_pid": files.stale_pid,
+        "stale_pid": files.pidfile.stale_pid,
     }
     descriptors = [pidfile.fileno() for pidfile in files.all()]
     if ready_fd is not None:

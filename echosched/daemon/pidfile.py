@@ -41,6 +41,7 @@ class PIDFile(LockBase):  # type: ignore[misc]  # lockfile is untyped
         self.lock_file = self.path
         self._descriptor: int | None = None
         self._owner: int | None = None
+        self.stale_pid: int | None = None
 
     @classmethod
     def adopt(cls, path: str | os.PathLike[str], descriptor: int) -> PIDFile:
@@ -64,6 +65,8 @@ class PIDFile(LockBase):  # type: ignore[misc]  # lockfile is untyped
         """
         if self._descriptor is None:
             self._descriptor = self._take(self.timeout if timeout is None else timeout)
+            # Left by a holder that did not come to remove the file: dead, since we have the lock.
+            self.stale_pid = lock.pid_in(self._descriptor)
         self._owner = os.getpid()
         try:
             lock.write_pid(self._descriptor, self._owner if write else None)

@@ -157,6 +157,15 @@ def exit_status_of_zombie(pid: int, ticks: int | None = None) -> int | None:
     return decode_wait_status(int(fields[49]))
 
 
+def is_marked(pid: int, marks: tuple[bytes, ...]) -> bool:
+    """Tell whether an entry of *pid*'s environment begins with one of *marks* (same user, or root)."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return any(entry.startswith(marks) for entry in file.read().split(b"\0"))
+    except OSError:
+        return False
+
+
 def all_pids() -> list[int]:
     """Return the pids of all processes that this process can see."""
     try:

@@ -71,9 +71,10 @@ class Settings:
     *worker_argv* is what the supervisor starts (and starts again); *worker_env* is added to the
     worker's environment. *out* of the paths receives stdout and stderr of a detached daemon.
     *program* stands in front of messages on stderr. *child_mark* may be a format such as
-    ``"NAME={0}"``: processes whose environment holds it, filled with a child's tag up to the first
-    dot, belong to that child's tree wherever they hide. *start_limit* bounds a worker's warm-up
-    before its first beat. *log_max_size* 0 means: never rotate.
+    ``"NAME={0}."``: a process with an environment entry that begins with it, filled with a child's tag
+    up to the first dot, belongs to that child's tree wherever it hides. *watchdog* 0: a silent worker
+    is left alone. *start_limit* bounds a worker's warm-up before its first beat. *log_max_size* 0: never
+    rotate.
     """
 
     __slots__ = (

@@ -68,7 +68,7 @@ class SoloLink(WorkerLink):
         self._feed(
             "hello", children=[], standby=False, restarts=0, beat=paths.beat, out=None, mode="foreground"
         )
-        super().__init__(ours, os.getppid())
+        super().__init__(ours, self._owner)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         atexit.register(self._end)

@@ -33,7 +33,7 @@ def read(path: str) -> dict[str, Any] | None:
 
 def write(path: str, document: dict[str, Any]) -> None:
     """Replace the file at *path* in one step (mode 0640). Raises ``OSError``; the old one stays then."""
-    temporary = f"{path}.{os.getpid()}.new"
+    temporary = path + ".new"  # one name: only the holder of the lock writes, and litter is reused
     descriptor = os.open(
         temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640
     )

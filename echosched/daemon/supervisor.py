@@ -27,6 +27,7 @@ from echosched.daemon.sdnotify import Notifier
 from echosched.daemon.settings import Settings
 from echosched.daemon.upgrade import Upgrade
 from echosched.daemon.wire import Child
+from echosched.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 HOUSEKEEPING_SECONDS = 10.0
 STATE_SECONDS = 60.0
+OVERSLEPT_SECONDS = 1.0
 STOP_MARGIN_SECONDS = 4.0
 # Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
 KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
@@ -59,14 +61,17 @@ class Supervisor:
         self.ever_ready = False
         self.current: worker.Worker | None = None
         self.upgrade: Upgrade | None = None
+        self.upgraded = False  # gone over to a new worker that has not yet said that it serves
         self.children = children_.Children()
         self.restart_times: list[float] = []
         self.restart_at: float | None = None
         self.stopping: dict[str, Any] | None = None
         self._signals: list[int] = []
         self._out_start = readiness.size_of(paths.out)
+        self._back_at = 0.0  # when we last woke up much later than we wanted
         self._housekeeping_at = 0.0
         self._state_at = 0.0
+        self._complaints: set[str] = set()
         self._killing: str | None = None  # why the supervisor itself is killing the worker
         resume = document.get("resume")
         self._state = self._resumed_state(resume) if resume else self._fresh_state(document)
@@ -116,10 +121,13 @@ class Supervisor:
                     each.channel, select.POLLIN | (select.POLLOUT if each.wants_to_write else 0)
                 )
                 watched.append(each.channel)
+        due = time.monotonic() + seconds
         if not self._signals:
             for descriptor, _ in self._poll.poll(seconds * 1000 + 1):
                 if descriptor == self._wake:
                     _drain(self._wake)
+        if time.monotonic() > due + OVERSLEPT_SECONDS:
+            self._back_at = time.monotonic()
         for channel in watched:
             self._poll.unregister(channel)
 
@@ -155,7 +163,7 @@ class Supervisor:
             self._housekeeping(now)
 
     def _housekeeping(self, now: float) -> None:
-        period = min(HOUSEKEEPING_SECONDS, self.settings.watchdog)
+        period = min(HOUSEKEEPING_SECONDS, self.settings.watchdog or HOUSEKEEPING_SECONDS)
         if self.notifier.watchdog_seconds:
             period = min(period, self.notifier.watchdog_seconds / 3)
             if not self.beat.look().stalled:
@@ -223,9 +231,11 @@ class Supervisor:
             self.stop(message.get("reason"), keep_jobs=message.get("keep_jobs", False))
 
     def _worker_ready(self, status: str) -> None:
-        self.save_state()
+        if self.upgraded:
+            self.record_upgrade(None)
         if self.stopping is not None:
             return
+        self.save_state()
         self.notifier.ready(status)
         if not self.ever_ready:
             self.ever_ready = True
@@ -240,7 +250,10 @@ class Supervisor:
         assert self.current is not None  # noqa: S101 - callers check
         pulse = self.beat.look()
         if pulse.beats and pulse.worker_pid == self.current.pid:
-            return pulse.monotonic_ns / 1e9 + self.settings.watchdog
+            if not self.settings.watchdog:
+                return float("inf")
+            # We may have slept ourselves, with the whole container: then its silence proves nothing.
+            return max(pulse.monotonic_ns / 1e9, self._back_at) + self.settings.watchdog
         return self.current.started + max(self.settings.start_limit, self.settings.watchdog)
 
     def _watchdog(self) -> None:
@@ -298,6 +311,8 @@ class Supervisor:
     def _worker_lost(self, why: str, code: int, *, failure: dict[str, Any] | None = None) -> None:
         """Go on after a worker ended: finish a stop, fail a start, back off, or give up."""
         killing, self._killing = self._killing, None
+        if self.upgraded:
+            self.record_upgrade(f"the new worker took over, then {why}")
         if self.stopping is not None:
             self._children_left(patient=False)
         elif not self.ever_ready:
@@ -393,7 +408,8 @@ class Supervisor:
                 try:
                     logfiles.rotate(path, settings.log_keep)
                 except OSError as error:
-                    logfiles.complain(f"{path}: rotating: {error.strerror}")
+                    self._complain_once(f"{path}: cannot be rotated: {error.strerror}")
+                    continue
                 rotated = True
         if rotated:
             self.reopen()
@@ -540,13 +556,15 @@ class Supervisor:
         self.current = worker.Worker.from_dict(resume["worker"])
         self.children = children_.Children([Child(*each) for each in resume["children"]])
         self.restart_times = resume["restart_times"]
+        self.upgraded = resume["upgraded"]
         state: dict[str, Any] = resume["state"]
-        state["version"] = self.settings.version
+        state["version"] = self.settings.version = __version__  # of the code that runs now
         return state
 
-    def record_upgrade(self, error: str | None) -> None:
+    def record_upgrade(self, failure: str | None) -> None:
         """Note how an upgrade went; whoever asked for it looks here."""
-        self._state["last_upgrade"] = {"at": instant.now_text(), "ok": error is None, "error": error}
+        self.upgraded = False
+        self._state["last_upgrade"] = {"at": instant.now_text(), "ok": failure is None, "detail": failure}
         self.save_state()
 
     def resume_document(self) -> dict[str, Any]:
@@ -560,6 +578,7 @@ class Supervisor:
                 "worker": self.current.as_dict(),
                 "children": self.children.as_list(),
                 "restart_times": self.restart_times,
+                "upgraded": self.upgraded,
                 "state": self._state,
             },
         }
@@ -573,7 +592,13 @@ class Supervisor:
         try:
             statefile.write(self.settings.paths.state, self._state)
         except OSError as error:
-            logfiles.complain(f"{self.settings.paths.state}: {error.strerror}")
+            self._complain_once(f"{self.settings.paths.state}: {error.strerror}")
+
+    def _complain_once(self, text: str) -> None:
+        """Write a line unless it has been written before: what stays wrong must not fill the disk."""
+        if text not in self._complaints:
+            self._complaints.add(text)
+            logfiles.complain(text)
 
 
 def _why(who: worker.Worker, status: int) -> str:

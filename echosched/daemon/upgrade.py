@@ -82,7 +82,7 @@ class Upgrade:
         self.abandon(f"the new worker {why}")
 
     def worker_exited(self) -> bool:
-        """Take over from the old worker, if the standby is ready or still may be."""
+        """Take over from the old worker, if the standby is ready or still may be; tell whether it is dealt with."""
         if self.phase == "retire":
             self._go()
         return self.standby is not None or self.supervisor.upgrade is None
@@ -121,7 +121,7 @@ class Upgrade:
         supervisor.beat.reset(fresh.pid, interval_for(supervisor.settings.watchdog))
         fresh.started = time.monotonic()
         fresh.send("go", children=supervisor.children.as_list())
-        supervisor.record_upgrade(None)
+        supervisor.upgraded = True  # noted once the new worker says that it serves
         self._exec()
 
     def _exec(self) -> None:

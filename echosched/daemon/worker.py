@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from echosched.daemon.settings import Settings
 
 CHANNEL = 3
+_CHUNKS = 64  # more than a socket holds: all that a dead worker left, yet no end to a babbling one's share
 # Not for the worker and its jobs: the service manager's socket, and what names this very process.
 _PRIVATE = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
@@ -63,7 +64,7 @@ class Worker:
     def read(self) -> list[dict[str, Any]]:
         """Return the messages that have arrived, also those a dead worker left in the socket."""
         chunks = [self._incoming]
-        while self.channel is not None:
+        while self.channel is not None and len(chunks) < _CHUNKS:
             try:
                 data = self.channel.recv(262144)
             except BlockingIOError:

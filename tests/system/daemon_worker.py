@@ -92,6 +92,7 @@ def main() -> int:
             note(message.op, message.signal, message.immediate, message.child, *map(repr, message.children))
             if message.op == "go":
                 beat.beat()
+                link.ready("took over")
             if message.op == "reload":
                 link.reloading()
                 link.reloaded({"grace": 2.5})

@@ -104,6 +104,26 @@ def test_a_stopped_worker_dies_with_its_supervisor_too(home: Home) -> None:
     eventually(lambda: not proc.is_alive(worker, ticks), 2)
 
 
+def test_a_pause_of_the_whole_container_is_not_taken_for_a_hang(home: Home) -> None:
+    pid = home.start(settings={"watchdog": 3.0})
+    worker = worker_of(home)
+    for each in (pid, worker):
+        os.kill(each, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(0.5)  # the supervisor runs first, and sees a very old beat
+    os.kill(worker, signal.SIGCONT)
+    eventually(lambda: home.status()["health"] == "ok")
+    assert home.status()["worker_pid"] == worker
+    assert home.events("watchdog") == []
+
+
+def test_without_a_watchdog_a_silent_worker_is_left_alone(home: Home) -> None:
+    home.start(settings={"watchdog": 0.0})
+    assert home.status()["health"] == "ok"
+    assert home.run("stop").returncode == 0
+
+
 def child_line(home: Home) -> tuple[int, int]:
     line = eventually(lambda: next((line for line in home.notes() if line.startswith("child ")), None))
     return int(line.split()[1]), int(line.split()[2])
@@ -225,7 +245,7 @@ def test_an_upgrade_whose_standby_fails_changes_nothing(home: Home) -> None:
     home.run("upgrade")
     verdict = eventually(lambda: home.state()["last_upgrade"])
     assert verdict["ok"] is False
-    assert "the new version is broken" in verdict["error"]
+    assert "the new version is broken" in verdict["detail"]
     assert home.status()["pid"] == pid
     assert worker_of(home) == first
     assert not any(line.startswith("retire") for line in home.notes())
