@@ -11,27 +11,38 @@ if TYPE_CHECKING:
     from echosched.schedule.base import Timetable
     from echosched.schedule.chains import find_cycle, parse_after
     from echosched.schedule.durations import format_duration, parse_duration
+    from echosched.schedule.english import explain
+    from echosched.schedule.exceptions import excluding
     from echosched.schedule.parse import parse_schedule
+    from echosched.schedule.shifts import Shift, transitions
     from echosched.schedule.spread import jitter_seconds
 
 _HOMES = {
+    "Shift": "shifts",
     "Timetable": "base",
+    "excluding": "exceptions",
+    "explain": "english",
     "find_cycle": "chains",
     "format_duration": "durations",
     "jitter_seconds": "spread",
     "parse_after": "chains",
     "parse_duration": "durations",
     "parse_schedule": "parse",
+    "transitions": "shifts",
 }
 
 __all__ = [
+    "Shift",
     "Timetable",
+    "excluding",
+    "explain",
     "find_cycle",
     "format_duration",
     "jitter_seconds",
     "parse_after",
     "parse_duration",
     "parse_schedule",
+    "transitions",
 ]
 
 

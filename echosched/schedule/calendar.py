@@ -119,7 +119,7 @@ def _timestamp(words: list[str], shown: str) -> Once:
     micros = int(match[1]) * SECOND + int((match[2] or "0").ljust(6, "0"))
     if micros > MAX_MICROS:
         raise ScheduleError(f"seconds since the epoch must be 0–{MAX_MICROS // SECOND}, not {match[1]}")
-    return Once(shown, "UTC", (micros,), SECOND)
+    return Once(shown, get_zone("UTC"), (micros,), SECOND)
 
 
 def _weekdays(word: str) -> int:

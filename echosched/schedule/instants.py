@@ -20,11 +20,17 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - stands for wall-clock time, whic
 class Once(Timetable):
     """One instant; two only where ``dst = "every"`` meets a repeated hour."""
 
-    __slots__ = ("cover", "instants")
+    __slots__ = ("cover", "instants", "local", "zone")
 
-    def __init__(self, text: str, timezone: str, instants: tuple[int, ...], cover: int) -> None:
-        """Keep the instants, in order; *cover* is how long one lasts when it serves as an exception."""
-        self.text, self.timezone, self.instants, self.cover = text, timezone, instants, cover
+    def __init__(
+        self, text: str, zone: Zone, instants: tuple[int, ...], cover: int, local: int | None = None
+    ) -> None:
+        """Keep the instants, in order; *cover* is how long one lasts when it serves as an exception.
+
+        *local* is the wall-clock time that was asked for, ``None`` where it was given in UTC.
+        """
+        self.text, self.timezone, self.zone, self.instants = text, zone.name, zone, instants
+        self.cover, self.local = cover, local
 
     def next_micros(self, after: int) -> int | None:
         """Return the first slot strictly after *after*, both in microseconds since the epoch."""
@@ -37,14 +43,13 @@ class Once(Timetable):
 def parse_once(body: str, zone: Zone, *, dst: str = "once", shown: str = "") -> Once:
     """Return the schedule of ``at`` *body*; raises ``ScheduleError`` also for a time that never comes."""
     shown = shown or body
-    instants, named, cover = read_instant(body, zone, dst=dst, shown=shown)
-    return Once(shown, named.name, instants, cover)
+    return Once(shown, *read_instant(body, zone, dst=dst, shown=shown))
 
 
 def read_instant(
     body: str, zone: Zone, *, dst: str = "once", shown: str = ""
-) -> tuple[tuple[int, ...], Zone, int]:
-    """Return the instants that *body* names, the zone it is in, and its precision in microseconds.
+) -> tuple[Zone, tuple[int, ...], int, int | None]:
+    """Return what *body* names: its zone, its instants, its precision and its wall-clock time if not UTC.
 
     Date and time as in RFC 3339, the time optional; then an offset, a zone name, or nothing (*zone*).
     A time that daylight saving skips is the end of the gap, an error unless *dst* is ``once``; a
@@ -80,12 +85,12 @@ def read_instant(
         shift = (int(offset_hours) * 60 + int(offset_minutes)) * MINUTE if sign else 0
         if shift >= 24 * 60 * MINUTE or int(offset_minutes or 0) > 59:
             raise ScheduleError(f"{shown}: offset must be within 23:59 hours")
-        return (local + shift if sign == "-" else local - shift,), get_zone("UTC"), cover
+        return get_zone("UTC"), (local + shift if sign == "-" else local - shift,), cover, None
     if zone_name:
         zone = get_zone("UTC" if zone_name.upper() == "UTC" else zone_name)
     if dst == "once":
-        return (zone.reaching(local),), zone, cover
+        return zone, (zone.reaching(local),), cover, local
     instants = tuple(sorted(zone.showing(local)))
     if not instants:
         raise ScheduleError(f"{shown}: never comes: {zone.name} skips that time (daylight saving)")
-    return (instants if dst == "every" else instants[:1]), zone, cover
+    return zone, instants if dst == "every" else instants[:1], cover, local

@@ -55,7 +55,7 @@ def parse_interval(
     if period < _SHORTEST:
         raise ScheduleError(f"{quoted(shown)}: interval must be at least 1ms, not {length.strip()}")
     if start:
-        instants, _, _ = read_instant(start[0], zone, dst=dst, shown=shown)
+        _, instants, _, _ = read_instant(start[0], zone, dst=dst, shown=shown)
         return Interval(shown, zone.name, period, instants[0], anchored=True)
     first = 0 if anchor is None else to_micros(anchor)
     return Interval(shown, zone.name, period, first, anchored=anchor is not None)

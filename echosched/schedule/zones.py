@@ -63,6 +63,11 @@ class Zone:
             self._through = date.fromordinal(last // 86_400 + EPOCH_ORDINAL).year - 1
             self._follow_rule(max(_FIRST_HORIZON, self._through + 2))
 
+    @property
+    def changes(self) -> bool:
+        """Tell whether its wall clock still shifts, by a rule without an end."""
+        return self._through > 0
+
     def reach(self, micros: int) -> Table:
         """Return a table whose last segment ends after *micros*, extending it when needed."""
         if self.table[0][-1] <= micros:
