@@ -17,7 +17,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 from echosched.protocols import Clock
 
@@ -176,30 +176,30 @@ class PollingWakeup:
             self._handle.cancel()
 
 
-class SubscribedWakeup:
-    """For clocks that say when they move (the fake one): wakes when the armed instant has come."""
+class MovableClock(Clock, Protocol):
+    """A clock that says when it was moved, such as :class:`echosched.testing.FakeClock`."""
 
-    def __init__(self, clock: Any, on_wake: Callable[[], None]) -> None:
-        self._clock = clock
-        self._on_wake = on_wake
-        self._epoch: float | None = None
-        clock.subscribe(self._moved)
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* after each change; the returned function ends that."""
+
+
+class SubscribedWakeup:
+    """For clocks that are moved by hand: wakes whenever that happens."""
+
+    def __init__(self, clock: MovableClock, on_wake: Callable[[], None]) -> None:
+        self._unsubscribe = clock.subscribe(on_wake)
 
     def arm(self, epoch: float | None) -> None:
-        """See :meth:`Wakeup.arm`."""
-        self._epoch = epoch
-
-    def _moved(self) -> None:
-        self._on_wake()
+        """Nothing to arm: every move of the clock wakes."""
 
     def close(self) -> None:
         """Stop listening."""
-        self._clock.unsubscribe(self._moved)
+        self._unsubscribe()
 
 
 def make_wakeup(loop: asyncio.AbstractEventLoop, clock: Clock, on_wake: Callable[[], None]) -> Wakeup:
     """Return the best wake-up that this system and *clock* allow."""
-    if hasattr(clock, "subscribe"):
+    if _movable(clock):
         return SubscribedWakeup(clock, on_wake)
     if sys.platform == "linux":
         try:
@@ -207,3 +207,44 @@ def make_wakeup(loop: asyncio.AbstractEventLoop, clock: Clock, on_wake: Callable
         except (OSError, AttributeError):
             pass  # an old kernel, or a C library without the calls: the fall-back is always right, only later
     return PollingWakeup(loop, clock, on_wake)
+
+
+def _movable(clock: Clock) -> TypeGuard[MovableClock]:
+    return hasattr(clock, "subscribe")
+
+
+# ── delays ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Delay:
+    """A call to come; :meth:`cancel` prevents it."""
+
+    __slots__ = ("_handle", "_unsubscribe")
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Prevent the call, if it has not been made."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+
+
+def call_later(clock: Clock, seconds: float, callback: Callable[..., None], *args: Any) -> Delay:
+    """Call back after *seconds* of monotonic time: the running loop's, or that of a clock moved by hand."""
+    delay = Delay()
+    if not _movable(clock):
+        delay._handle = asyncio.get_running_loop().call_later(seconds, callback, *args)
+        return delay
+    due = clock.monotonic() + seconds
+
+    def moved() -> None:
+        if clock.monotonic() >= due:
+            delay.cancel()
+            callback(*args)
+
+    delay._unsubscribe = clock.subscribe(moved)
+    return delay

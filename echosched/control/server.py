@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from echosched.control import protocol
@@ -132,11 +132,48 @@ class ControlServer:
         if not isinstance(op, str) or not isinstance(args, dict):
             raise UsageError("control request: needs an op (text) and args (an object)")
         method = self._operations.find(op)
-        try:
-            inspect.signature(method).bind(**args)
-        except TypeError as error:
-            raise UsageError(f"{op}: {error}") from None
+        _check(op, inspect.signature(method), args)
         return method(**args)
+
+
+def _check(op: str, signature: inspect.Signature, args: dict[str, Any]) -> None:
+    """Hold *args*, which anybody may have sent, against what the operation declares."""
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        raise UsageError(f"{op}: {error}") from None
+    for name, value in args.items():
+        wanted = str(signature.parameters[name].annotation)
+        if not _FITS[wanted](value):
+            raise UsageError(f"{op}: {name}: {value!r:.60} is not {_WORDS.get(wanted, wanted)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "int": _is_number,
+    "int | None": lambda value: value is None or _is_number(value),
+    "float | None": lambda value: value is None or _is_number(value) or isinstance(value, float),
+    "bool": lambda value: isinstance(value, bool),
+    "Sequence[str]": _is_texts,
+}
+_WORDS = {
+    "str": "text",
+    "str | None": "text",
+    "int": "a whole number",
+    "int | None": "a whole number",
+    "float | None": "a number",
+    "bool": "true or false",
+    "Sequence[str]": "a list of texts",
+}
 
 
 def _in_group(uid: int, gid: int, wanted: int) -> bool:

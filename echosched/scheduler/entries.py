@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from echosched.protocols import Execution, Schedule
+    from echosched.timer import Delay
 
 Jitter = Callable[[str, datetime, timedelta], float]
 
@@ -57,7 +58,7 @@ class Entry:
         schedule = self.job.schedule
         if schedule is not None and getattr(schedule, "needs_anchor", False):
             if self.anchor_at is None:
-                self.anchor_at = now
+                self.anchor_at = now.replace(microsecond=0)  # slots on whole seconds read better
             schedule = schedule.with_anchor(self.anchor_at)  # type: ignore[attr-defined]
         self.schedule = schedule
 
@@ -125,7 +126,7 @@ class LiveRun:
         self.execution: Execution | None = None
         self.started_at: datetime | None = None
         self.cancelled: tuple[State, str] | None = None
-        self.handle: asyncio.TimerHandle | None = None
+        self.handle: Delay | None = None
         self.waiters: list[asyncio.Future[Run | None]] = []
 
     @property

@@ -19,6 +19,7 @@ from echosched.policy import retry
 from echosched.protocols import Clock, Executor, Store
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.queue import StartQueue
+from echosched.timer import call_later
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Runs:
         """Let *live* wait for a place, after *delay* seconds (on the loop's clock, which never steps)."""
         self.live[live.run] = live.entry.active[live.run] = live
         if delay > 0:
-            live.handle = asyncio.get_running_loop().call_later(delay, self._queue_late, live)
+            live.handle = call_later(self._clock, delay, self._queue_late, live)
         else:
             self.queue.add(live)
 

@@ -1,0 +1,154 @@
+"""A scheduler on a clock that is moved by hand, with jobs that end when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from echosched.errors import ExecutionError
+from echosched.model import Attempt, CommandAction, Job, Policy, ProcessIdentity, Result, State
+from echosched.schedule import parse_schedule
+from echosched.scheduler import Scheduler
+from echosched.testing import FakeClock, MemoryStore, RecordingSink
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class ScriptedExecution:
+    """An attempt that ends when told to; *ends* with a result at once if one is given."""
+
+    def __init__(self, attempt: Attempt, started_at: datetime, result: Result | None) -> None:
+        self.attempt = attempt
+        self.started_at = started_at
+        self.process: ProcessIdentity | None = None
+        self.settled = False
+        self.cancelled: str | None = None
+        self._result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if result is not None:
+            self._result.set_result(result)
+
+    def end(self, state: State = State.SUCCEEDED, exit_code: int | None = 0) -> None:
+        self._result.set_result(Result(state, exit_code))
+
+    async def wait(self) -> Result:
+        return await self._result
+
+    def cancel(self, reason: str, *, state: State, kill_after: timedelta) -> None:
+        self.cancelled = reason
+        if not self._result.done():
+            self._result.set_result(Result(state, error=reason))
+
+    def settle(self) -> None:
+        self.settled = True
+
+
+class ScriptedExecutor:
+    """Starts attempts in memory. *script* decides: a result to end with at once, ``None`` to run on, an error."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.started: list[ScriptedExecution] = []
+        self.script: Callable[[Attempt], Result | ExecutionError | None] = lambda attempt: Result(
+            State.SUCCEEDED, 0
+        )
+
+    async def start(self, attempt: Attempt) -> ScriptedExecution:
+        outcome = self.script(attempt)
+        if isinstance(outcome, ExecutionError):
+            raise outcome
+        execution = ScriptedExecution(attempt, self.clock.now(), outcome)
+        self.started.append(execution)
+        return execution
+
+    async def close(self) -> None:
+        return None
+
+    @property
+    def slots(self) -> list[datetime | None]:
+        return [execution.attempt.slot for execution in self.started]
+
+
+@dataclass
+class Rig:
+    """Everything a scheduler test needs, and the passing of time."""
+
+    clock: FakeClock
+    store: MemoryStore
+    sink: RecordingSink
+    executor: ScriptedExecutor
+    scheduler: Scheduler
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    async def begin(self, *jobs: Job) -> None:
+        self.jobs = {job.name: job for job in jobs}
+        await self.scheduler.load(self.jobs)
+        self.scheduler.begin()
+        await settle()
+
+    async def restart(self, *jobs: Job) -> None:
+        """Crash this scheduler and begin a new one on the same store."""
+        await self.scheduler.quiesce()
+        self.scheduler = make_scheduler(self.clock, self.store, self.sink, self.executor)
+        await self.begin(*(jobs or self.jobs.values()))
+
+    async def pass_time(self, by: timedelta) -> None:
+        """Let *by* pass, stopping at every slot on the way."""
+        end = self.clock.now() + by
+        while (due := self.scheduler.roster.heap.first()) is not None and due <= end.timestamp():
+            ahead = datetime.fromtimestamp(due, UTC) - self.clock.now()
+            self.clock.advance(max(ahead, timedelta(0)))
+            await settle()
+        self.clock.advance(end - self.clock.now())
+        await settle()
+
+    def run_of(self, job: str) -> list[Any]:
+        return sorted((run for run in self.store.runs if run.job == job), key=lambda run: run.run)
+
+    async def states(self, job: str) -> list[State]:
+        return [run.state for run in reversed(await self.store.history(job=job, limit=10_000))]
+
+
+async def settle() -> None:
+    """Let the loop do everything that needs no time."""
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+def make_scheduler(
+    clock: FakeClock, store: MemoryStore, sink: RecordingSink, executor: ScriptedExecutor, **options: Any
+) -> Scheduler:
+    return Scheduler(store=store, executor=executor, clock=clock, sinks=[sink], **options)
+
+
+def make_job(name: str = "job", schedule: str | None = "* * * * *", **options: Any) -> Job:
+    policy = Policy(**{key: options.pop(key) for key in list(options) if key in Policy.__slots__})
+    parsed = None if schedule is None else parse_schedule(schedule, options.get("timezone", "UTC"), name=name)
+    return Job(
+        name,
+        CommandAction("true"),
+        parsed,
+        schedule or "",
+        policy=policy,
+        timing=schedule or "",
+        definition=repr(policy),
+        **options,
+    )
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    clock, store, sink = FakeClock(START), MemoryStore("here"), RecordingSink()
+    await store.open()
+    executor = ScriptedExecutor(clock)
+    rig = Rig(clock, store, sink, executor, make_scheduler(clock, store, sink, executor))
+    yield rig
+    await rig.scheduler.quiesce()
+    for execution in executor.started:
+        execution.cancel("test over", state=State.CANCELLED, kill_after=timedelta(0))
+    await settle()
+    await store.close()
