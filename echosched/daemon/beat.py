@@ -4,7 +4,8 @@ Eight unsigned 64-bit words, host byte order, each written by one aligned store 
 of one)::
 
     0 magic   1 worker pid   2 beats   3 last beat, CLOCK_MONOTONIC ns
-    4 degraded since, wall µs (0: not)   5 beat interval, ns   6 last beat, wall µs   7 reserved
+    4 degraded since, wall µs (0: not)   5 beat interval, ns   6 last beat, wall µs
+    7 as 4, of an earlier worker that died like that (0: none)
 
 The monotonic clock decides (it rests in suspend and never steps); the wall instant is for people.
 ``status``, health and supervisor read this and never the worker's socket, so that a hung worker can
@@ -50,6 +51,7 @@ class Beat:
         """Begin anew for the worker *pid* (0: there is none now); its age counts from here."""
         words = self._words
         words[2] = 0
+        words[7] = words[7] or words[4]  # a worker that died degraded: the next one must know since when
         words[4] = 0
         words[5] = int(interval_seconds * 1e9)
         words[6] = time.time_ns() // 1000
@@ -67,6 +69,15 @@ class Beat:
     def set_degraded(self, since_micros: int | None) -> None:
         """Say since when (wall clock, µs since the epoch) something is wrong; ``None``: all is well."""
         self._words[4] = since_micros or 0
+
+    @property
+    def inherited_degraded_micros(self) -> int | None:
+        """Return since when an earlier worker, which did not live to recover, was degraded."""
+        return self._words[7] or None
+
+    def forget_inherited(self) -> None:
+        """Say that the earlier worker's bad times are accounted for."""
+        self._words[7] = 0
 
     @property
     def interval_seconds(self) -> float:
