@@ -227,4 +227,6 @@ def worker(verb: str, words: list[str]) -> int:
         return serve(resolve_paths(**options, environ={}), host, None if port is None else int(port))
     from echosched.app.worker import run_worker
 
-    return run_worker(resolve_paths(**options, environ={}), debug=debug)
+    # The options name everything that can be chosen; the rest follows from whose instance this is.
+    environ = {"ECHOSCHED_SYSTEM": os.environ.get("ECHOSCHED_SYSTEM", "")}
+    return run_worker(resolve_paths(**options, environ=environ), debug=debug)
