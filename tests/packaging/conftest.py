@@ -39,7 +39,7 @@ def packages(build_root: lab.Chroot, tmp_path_factory: pytest.TempPathFactory) -
     lab.source_tree(home / "echosched")
     build_root.run(
         "chown -R nobody /build; cd /build/echosched;"
-        " exec setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/build/home"
+        " setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/build/home"
         " dpkg-buildpackage --no-sign > /build/build.log 2>&1 || { tail -n 100 /build/build.log; exit 1; }",
         timeout=400,
     )

@@ -38,7 +38,12 @@ RECIPES: dict[str, list[str]] = {
     "systemd": [*RUNTIME, *"systemd systemd-sysv libpam-systemd dbus dbus-user-session sudo".split()],
     "sysv": [*RUNTIME, *"sysvinit-core sysv-rc insserv initscripts startpar".split()],
     # Build-Depends are added from debian/control.
-    "build": "build-essential fakeroot lintian mandoc bash bash-completion zsh fish systemd shellcheck".split(),
+    # What only tests need: linters, shells, a supervisor to run under, a reader of YAML.
+    "build": [
+        *RUNTIME,
+        *"build-essential fakeroot iproute2 lintian mandoc bash zsh fish systemd shellcheck supervisor".split(),
+        *"python3-yaml man-db".split(),
+    ],
 }
 RECIPE_VERSION = 1
 ENVIRONMENT = {
@@ -68,7 +73,7 @@ def cache() -> Path:
 
 def debian_sources() -> list[str]:
     """Return sources.list lines for Debian's own archive, from what this host's apt is set up with."""
-    wanted = "deb [signed-by=%s] $(REPO_URI) $(RELEASE) $(COMPONENT)" % KEYRING
+    wanted = f"deb [signed-by={KEYRING}] $(REPO_URI) $(RELEASE) $(COMPONENT)"
     command = ["apt-get", "indextargets", "--format", wanted, "Created-By: Packages", "Origin: Debian"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     if not lines:  # apt knows an archive's origin only from its downloaded lists
@@ -172,9 +177,9 @@ class Chroot:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 120, user: str = "root") -> Completed:
+    def run(self, script: str, *, check: bool = True, timeout: float = 120) -> Completed:
         """Run a shell script in the root; it and all its children end with it."""
-        inner = f"mount -t proc proc /proc; exec setpriv --reuid={user} --regid={user} --clear-groups sh -ec {shlex.quote(script)}"
+        inner = f"mount -t proc proc /proc; ip link set lo up 2>/dev/null; exec sh -ec {shlex.quote(script)}"
         argv = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--"]
         argv += ["chroot", str(self.place), "/bin/sh", "-c", inner]
         return finish(argv, check=check, timeout=timeout)
