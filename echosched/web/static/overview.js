@@ -69,7 +69,27 @@ function troubleItem({ job, state, why: reason, run, at }) {
       h("span", { class: "grow" }),
       again ? doing.button(`again ${job.name}`, "Run again", () => doing.run(`again ${job.name}`, "Starting…", jobActions.run(job.name), `attention ${job.name}`), { class: "small", "aria-label": `Run ${job.name} again` }) : null),
     reason ? h("p", { class: "why", title: reason }, visible(reason)) : null,
+    run !== null ? lastLine(run, at) : null,
     doing.told(`attention ${job.name}`));
+}
+
+const lastLines = new Map(); // by run and its end: an exit code alone is no reason, the last words are
+
+function lastLine(run, at) {
+  const key = `${run} ${at}`;
+  if (!lastLines.has(key)) {
+    lastLines.set(key, "");
+    get(`api/runs/${run}/output?offset=-600`).then(({ data }) => {
+      const line = data.text.split("\n").map((text) => text.trim()).filter(Boolean).at(-1);
+      if (line) {
+        lastLines.set(key, line);
+        drawAttention();
+      }
+    }, () => lastLines.delete(key));
+    if (lastLines.size > 200) lastLines.delete(lastLines.keys().next().value);
+  }
+  const line = lastLines.get(key);
+  return line ? h("code", { class: "last", title: line }, visible(line)) : null;
 }
 
 function calm() {

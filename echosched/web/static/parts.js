@@ -71,13 +71,13 @@ export function sparkline(recent) {
   const bars = runs.map((run, index) => {
     const tone = stateOf(run.state)[1];
     const tall = run.duration_seconds === null || run.duration_seconds === undefined ? 2 : Math.max(2, (run.duration_seconds / longest) * (height - 4));
-    const x = (slots - runs.length + index) * width;
+    const x = index * width;
     const about = s("title", {}, `#${run.run} ${stateOf(run.state)[2]}, ${duration(run.duration_seconds)}`);
     const bar = s("rect", { class: tone, x, y: height - tall, width: width - 1.5, height: tall, rx: 0.8 });
     const mark = BAD.has(run.state) ? s("path", { class: "flag", d: `M${x} 0h3.5l-1.75 3z` }) : null;
     return s("g", {}, about, bar, mark);
   });
-  return s("svg", { class: "spark", width: slots * width, height, viewBox: `0 0 ${slots * width} ${height}`, role: "img", "aria-label": label }, ...bars);
+  return s("svg", { class: "spark", width: runs.length * width, height, viewBox: `0 0 ${runs.length * width} ${height}`, role: "img", "aria-label": label }, ...bars);
 }
 
 /** A button that does something slow, shows that it is at it, and shows in place why it failed. */

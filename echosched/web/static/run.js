@@ -17,6 +17,7 @@ export function mount(main, number) {
   const bar = h("div", { class: "cardhead" });
   const foot = h("div", {});
   const output = { attempt: null, offset: null, start: 0, size: 0, done: false, length: 0, follow: true, any: false, error: null };
+  const title = h("h1", { tabindex: "-1" }, `Run #${number}`);
   let run = null;
   let error = null;
   let gone = false;
@@ -118,6 +119,7 @@ export function mount(main, number) {
       show(about, error ? missing() : h("p", { class: "dim" }, "Loading…"));
       return;
     }
+    title.textContent = `${run.job} #${number}`;
     document.title = `${stateOf(run.state)[0]} ${run.job} #${run.run} · EchoSched`;
     show(about, head(), doing.told("run"), reason(), facts(), attempts());
     drawOutput();
@@ -198,7 +200,7 @@ export function mount(main, number) {
   doing.redraw = draw;
   main.replaceChildren(
     h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " ›"),
-    h("h1", { tabindex: "-1" }, `Run #${number}`),
+    title,
     about, h("section", { class: "card", "aria-label": "Output" }, bar, foot, pre));
   draw();
   load().then(startPump);

@@ -11,6 +11,7 @@ import { known, loadTimeline } from "./state.js";
 const ROW = 22;
 const HEAD = 22;
 const ROWS = 24;
+const SLOTS = 200; // of one job, as the server lists them
 const RANK = ["none", "good", "live", "odd", "bad"];
 const RANGES = [[1, "1 h"], [6, "6 h"], [24, "24 h"], [168, "7 d"]];
 
@@ -117,14 +118,30 @@ function rowOf(row, view) {
   const { x, top, left, narrow, width } = view;
   const base = top + (narrow ? 15 : 0);
   const marks = bars(row, view).map((mark, index) => markOf(row, mark, index, base));
-  for (const slot of row.next) {
-    const at = x(slot);
-    if (at <= width) marks.push(s("circle", { class: "coming", cx: at, cy: base + ROW / 2, r: 2.6 }));
-  }
+  marks.push(...comings(row, view, base + ROW / 2));
   const label = s("text", { class: "label", x: 0, y: narrow ? top + 12 : base + ROW / 2 + 4 }, fit(row.job, narrow ? 46 : Math.floor(left / 7.4)), s("title", {}, row.job));
   return s("g", { class: "tlrow", "data-key": `row ${row.job}` },
     s("line", { class: "base", x1: left, x2: width, y1: base + ROW - 3, y2: base + ROW - 3 }),
     s("a", { href: `#/job/${encodeURIComponent(row.job)}`, tabindex: "-1" }, label), ...marks);
+}
+
+/** Coming slots as rings, or as a band where they are too close together to count. */
+function comings(row, { x, width, to }, middle) {
+  const found = [];
+  let band = null;
+  for (const slot of row.next) {
+    const at = x(slot);
+    if (at > width) break;
+    if (band && at - band.end < 7) {
+      band.end = at;
+      band.n += 1;
+    } else found.push((band = { start: at, end: at, n: 1 }));
+  }
+  // The server lists so many slots a job and no more: the band goes on to the end of the picture.
+  if (band && row.next.length >= SLOTS && row.next.at(-1) < to) band.end = width;
+  return found.flatMap(({ start, end, n }) => (n < 3
+    ? [...new Set([start, end])].map((at) => s("circle", { class: "coming", cx: at, cy: middle, r: 2.6 }))
+    : s("rect", { class: "many", x: start - 2, y: middle - 1.5, width: end - start + 4, height: 3, rx: 1.5 })));
 }
 
 const fit = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
