@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echosched import events
@@ -84,6 +84,7 @@ def test_tail_with_a_filter_looks_further_back(tmp_path):
     assert names(tail(tmp_path / "j.log", 2, keep=lambda found: '"wanted"' in found)) == ["wanted"]
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), min_size=1), max_size=40),
     st.integers(0, 50),
@@ -275,6 +276,7 @@ def test_unknown_events_and_shapes_are_shown_not_hidden():
     assert human({}) == "None  ?"
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=9), st.none() | st.text(max_size=9) | st.floats() | st.lists(st.text()), max_size=4
