@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 from echosched.clock import parse_rfc3339, rfc3339
@@ -28,6 +28,9 @@ from echosched.model import (
     Trigger,
 )
 from echosched.scheduler import Entry, Scheduler
+
+if TYPE_CHECKING:
+    from echosched.schedule import Timetable
 
 OUTPUT_CHUNK = 64 * 1024
 FOLLOW_SECONDS = 0.2
@@ -107,6 +110,13 @@ class Operations:
         """Return the runs with an attempt under way, oldest first: what a stop waits for."""
         return [{"job": live.job.name, **self._live_row(live)} for live in self._scheduler.runs.running()]
 
+    async def daylight(self) -> dict[str, Any]:
+        """Return how many jobs meet a daylight-saving change within a year."""
+        from echosched.config.daylight import count_daylight
+
+        jobs = [entry.job for entry in self._scheduler.roster.entries.values()]
+        return {"jobs": await asyncio.to_thread(count_daylight, jobs, self._scheduler.clock.now())}
+
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again; raises ``ConfigError`` and changes nothing when it is wrong."""
         return dict(await self._reload())
@@ -157,7 +167,7 @@ class Operations:
         policy = job.policy
         after = None if job.after is None else {"job": job.after.job, "when": str(job.after.when)}
         return {
-            "schedule_english": explain(job.schedule) if job.schedule is not None else "",
+            "schedule_english": explain(cast("Timetable", job.schedule)) if job.schedule is not None else "",
             "after": after,
             "kind": _kind(job.action),
             "action": self._redact(_summary(job.action)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from echosched import events
 from echosched.app.daemon import instance_of, supervisor_settings
-from echosched.clock import SystemClock, parse_rfc3339, rfc3339
+from echosched.clock import SystemClock, from_micros, parse_rfc3339, rfc3339, to_micros
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
 from echosched.control.server import ControlServer
@@ -24,17 +24,20 @@ from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
 from echosched.executor import ActionExecutor, never_started
 from echosched.journal import Journal
+from echosched.metrics import Metrics
 from echosched.model import Attempt, BuiltinAction, ProcessIdentity, State, Trigger
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler import Scheduler
-from echosched.scheduler.recovery import Evidence, recover
+from echosched.scheduler.recovery import Evidence, account_for_blind_time, recover
+from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
 from echosched.version import __version__
 
 if TYPE_CHECKING:
     from echosched.config.paths import Paths
     from echosched.config.settings import Config
+    from echosched.notify import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,21 @@ class Outputs:
             self._made = {shard, shard - 1}
         return self.path(run, attempt)
 
+    def highest_run(self) -> int:
+        """Return the highest run number that left an output; 0 without any."""
+        try:
+            shards = sorted(
+                (int(name) for name in os.listdir(self._directory) if name.isdigit()), reverse=True
+            )
+            for shard in shards:
+                names = os.listdir(f"{self._directory}/{shard:03d}")
+                numbers = [int(head) for name in names if (head := name.partition(".")[0]).isdigit()]
+                if numbers:
+                    return max(numbers)
+        except OSError:
+            return 0
+        return 0
+
     def began(self, run: int, attempt: int) -> bool:
         """Tell whether that attempt was ever started: its start is what creates the file."""
         return not never_started(self.path(run, attempt))
@@ -77,6 +95,7 @@ class Worker:
         self.outputs = Outputs(paths.runs)
         self.started_at = self.clock.now()
         self.ticks = 0
+        self.notifier: Notifier | None = None
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -88,7 +107,17 @@ class Worker:
             call_soon=asyncio.get_running_loop().call_soon,
             lenient=True,
         )
-        self.store = SqliteStore(paths.db, owner=self._owner(), clock=self.clock)
+        self.metrics = Metrics()
+        self.store = ResilientStore(
+            SqliteStore(paths.db, owner=self._owner(), clock=self.clock),
+            self.clock,
+            self,
+            on_degraded=self._degraded,
+            jobs=lambda: [entry.record() for entry in self.scheduler.roster.entries.values()],
+            highest_trace=self.outputs.highest_run,
+            # A worker that comes back while the disk is full goes on; a daemon is not started on one.
+            lenient=link.standby or link.restarts > 0,
+        )
         self.executor = ActionExecutor(
             clock=self.clock,
             instance=instance_of(paths),
@@ -101,7 +130,7 @@ class Worker:
             store=self.store,
             executor=self.executor,
             clock=self.clock,
-            sinks=[self.journal],
+            sinks=[self.journal, self.metrics],
             max_concurrent=config.daemon.max_concurrent,
             output_path=self.outputs.prepare,
             jitter=jitter_seconds,
@@ -112,12 +141,46 @@ class Worker:
             reload=self.reload,
             journal_path=paths.log,
             facts=self._facts,
+            metrics=self.metrics.snapshot,
             redact=self.secrets.redact,
         )
         self.server = ControlServer(self.operations, paths.socket, group=_group(config.daemon.control_group))
 
+    def emit(self, event: events.Event) -> None:
+        """Pass on what parts tell that were made before the scheduler."""
+        self.scheduler.emit(event)
+
+    def _degraded(self, since: datetime | None) -> None:
+        self.beat.set_degraded(None if since is None else to_micros(since))
+
     def _owner(self) -> str:
         return f"{os.uname().nodename}:{self.link.supervisor_pid}"
+
+    async def _start_notifier(self) -> None:
+        """Begin to send messages, if anybody wants any: most daemons never import that room."""
+        from echosched.notify import Notifier, wanted
+
+        targets, jobs = self.config.notify, self.config.jobs
+        if self.notifier is not None or not wanted(targets, jobs):
+            return
+        roster = self.scheduler.roster
+        self.notifier = Notifier(
+            targets,
+            jobs,
+            clock=self.clock,
+            emit=self.scheduler.emit,
+            get_note=self.store.get_note,
+            set_note=self.store.set_note,
+            output_path=self.outputs.path,
+            resolve=self.secrets,
+            redact=self.secrets.redact,
+            next_slot=lambda name: roster.entries[name].slot if name in roster.entries else None,
+        )
+        self.scheduler.sinks.append(self.notifier)
+        await self.notifier.start()
+
+    async def _resend(self) -> int:
+        return 0 if self.notifier is None else await self.notifier.resend()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
@@ -144,6 +207,11 @@ class Worker:
         )
         await self.store.open()
         await self.scheduler.load(self.config.jobs)
+        await self._start_notifier()
+        blind = self.beat.inherited_degraded_micros
+        if blind is not None:
+            await account_for_blind_time(self.scheduler, from_micros(blind))
+            self.beat.forget_inherited()
         await recover(self.scheduler, await self._evidence())
         await self.server.start()
         self.scheduler.begin()
@@ -251,6 +319,7 @@ class Worker:
                 runs_dir=Path(self.paths.runs),
                 reports_dir=Path(self.paths.reports),
                 retention=self.config.retention,
+                resend=self._resend,
                 unpark=self.scheduler.roster.resume,
                 journal=Path(self.paths.log),
                 log_keep=self.config.daemon.log_keep,
@@ -318,6 +387,8 @@ class Worker:
 
     async def _close(self) -> None:
         await self.server.close()
+        if self.notifier is not None:
+            await self.notifier.close()
         await self.executor.close()
         await self.store.close()
         self.journal.close()
@@ -339,6 +410,9 @@ class Worker:
                 self.link.reloaded()
                 raise
             self.config = config
+            if self.notifier is not None:
+                self.notifier.reload(config.notify, config.jobs)
+            await self._start_notifier()
             event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
             self.link.reloaded(supervisor_settings(config.daemon))
             return {**event.as_dict(), "warnings": list(config.warnings)}
@@ -353,7 +427,21 @@ class Worker:
     # ── facts ─────────────────────────────────────────────────────────────────────────────────
 
     def _facts(self) -> dict[str, Any]:
-        return {"worker_started_at": rfc3339(self.started_at), "ticks": self.ticks}
+        reasons = []
+        if self.store.reason is not None:
+            reasons.append(f"the store cannot be written: {self.store.reason}")
+        if self.journal.failing is not None:
+            reasons.append(f"the journal cannot be written: {self.journal.failing}")
+        parked = [entry.job.name for entry in self.scheduler.roster.entries.values() if entry.parked]
+        if parked:
+            reasons.append(
+                f"set aside: {', '.join(parked[:5])} (echoschedd jobs says why; resume tries again)"
+            )
+        return {
+            "worker_started_at": rfc3339(self.started_at),
+            "ticks": self.ticks,
+            "reasons": reasons,
+        }
 
     def slots_between(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
         """Yield every slot after *start* up to *end* of all jobs in force."""

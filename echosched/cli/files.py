@@ -17,6 +17,8 @@ from echosched.errors import EX_CONFIG, ConfigError, EchoschedError, NotRunning
 
 def check(arguments: dict[str, Any]) -> int:
     """Validate the configuration and show everything that is wrong or doubtful."""
+    from echosched.clock import SystemClock
+    from echosched.config.daylight import daylight_warnings
     from echosched.config.load import load
 
     paths = paths_of(arguments)
@@ -30,11 +32,11 @@ def check(arguments: dict[str, Any]) -> int:
             for problem in error.problems:
                 print(f"echoschedd: {problem}", file=sys.stderr)
         return EX_CONFIG
+    warnings = [*config.warnings, *daylight_warnings(config.jobs.values(), SystemClock().now())]
     if arguments["--json"]:
-        jobs = sorted(config.jobs)
-        render.print_json({"ok": True, "problems": [], "warnings": list(config.warnings), "jobs": jobs})
+        render.print_json({"ok": True, "problems": [], "warnings": warnings, "jobs": sorted(config.jobs)})
         return 0
-    for warning in config.warnings:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     count = len(config.jobs)
     print(f"{path or paths.config}: good, {count} job{'' if count == 1 else 's'}")
@@ -130,8 +132,10 @@ def import_crontab(arguments: dict[str, Any]) -> int:
             text = file.read().decode("utf-8", "surrogateescape")
     except OSError as error:
         raise EchoschedError(f"{name}: {error.strerror}") from None
-    toml, warnings = convert(text, system=arguments["--system"], name="stdin" if name == "-" else name)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    toml = convert(text, system=arguments["--system"], name="stdin" if name == "-" else name)
+    for line in toml.splitlines():
+        if not line.startswith("#"):
+            break
+        print(f"echoschedd: {line.lstrip('# ')}", file=sys.stderr)  # what means something else here
     print(toml, end="")
     return 0

@@ -53,7 +53,7 @@ def _count_transitions(arguments: dict[str, Any]) -> None:
     """Say how many jobs meet a daylight-saving change within a year, as the worker counted them."""
     try:
         with client_of(arguments, timeout=2.0) as client:
-            count = client.call("status").get("transitions")
+            count = client.call("daylight")["jobs"]
     except EchoschedError:
         return  # it runs: that is what was asked
     if count:

@@ -42,12 +42,16 @@ JUMP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """A claim to be made for an entry; *exclusive*: it waits for the job's other runs."""
+class Wish:
+    """A claim to be made for an entry; *exclusive*: its run waits for the job's other ones.
+
+    *counted*: it is part of ``entry.claiming`` until the claim is made.
+    """
 
     entry: Entry
     claim: Claim
     exclusive: bool = False
+    counted: bool = False
 
 
 class Scheduler:
@@ -185,7 +189,7 @@ class Scheduler:
     async def _fire(self) -> bool:
         """Deal with everything that is due now; tell whether anything was."""
         now = self.clock.now()
-        wishes: list[_Wish] = []
+        wishes: list[Wish] = []
         due = self.roster.heap.pop_due(now.timestamp())
         for _, entry in due:
             try:
@@ -194,10 +198,10 @@ class Scheduler:
                 log.exception("job %s: its schedule failed", entry.job.name)
                 self.roster.park(entry, f"its schedule failed: {error}")
         if wishes:
-            await self._claim(wishes)
+            await self.claim(wishes)
         return bool(due)
 
-    def _judge(self, entry: Entry, now: datetime) -> list[_Wish]:
+    def _judge(self, entry: Entry, now: datetime) -> list[Wish]:
         slots, more = self.roster.take_due(entry, now)
         self.roster.push(entry)
         wishes = []
@@ -212,7 +216,7 @@ class Scheduler:
                 wishes.append(self._overlap(entry, verdict, now))
         return wishes
 
-    def _overlap(self, entry: Entry, verdict: misfire.Verdict, now: datetime) -> _Wish:
+    def _overlap(self, entry: Entry, verdict: misfire.Verdict, now: datetime) -> Wish:
         active = len(entry.active) + entry.claiming
         waiting = entry.claiming + sum(not live.placed for live in entry.active.values())
         decision = overlap.judge(
@@ -231,13 +235,13 @@ class Scheduler:
         for live in list(entry.active.values()):
             self.runs.cancel_live(live, State.CANCELLED, reason)
 
-    async def _claim(self, wishes: Sequence[_Wish]) -> list[int | None]:
+    async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
         """Make the wishes durable in one commit, then queue what is to run. Returns the run numbers."""
         try:
             numbers = await self.store.claim([wish.claim for wish in wishes])
         finally:
             for wish in wishes:
-                if not wish.claim.state.is_outcome:
+                if wish.counted:
                     wish.entry.claiming -= 1
         catchups = 0
         for wish, number in zip(wishes, numbers, strict=True):
@@ -248,7 +252,7 @@ class Scheduler:
                 continue  # accounted for already, by an earlier life or before the clock was set back
             live = LiveRun(entry, number, claim.slot, claim.trigger, claim.at)
             if claim.state.is_outcome:
-                kind = events.RunMissed if claim.state is State.MISSED else events.RunSkipped
+                kind = _NOT_RUN[claim.state]
                 self.emit(kind(ts=claim.at, **run_fields(live), reason=claim.error or ""))
                 continue
             live.armed = claim.state is State.RUNNING
@@ -284,7 +288,7 @@ class Scheduler:
         state = State.QUEUED if exclusive else State.RUNNING
         entry.claiming += 1
         claim = Claim(name, slot, trigger, state, self.clock.now(), None, policy.priority)
-        return (await self._claim([_Wish(entry, claim, exclusive)]))[0]
+        return (await self.claim([Wish(entry, claim, exclusive, counted=True)]))[0]
 
     def _start_followers(self, live: LiveRun, state: State) -> None:
         if not self.runs.starting:
@@ -322,6 +326,13 @@ class Scheduler:
             log.error("a background step failed", exc_info=error)
 
 
+_NOT_RUN: dict[State, type[events.RunMissed | events.RunSkipped | events.RunAbandoned]] = {
+    State.MISSED: events.RunMissed,
+    State.SKIPPED: events.RunSkipped,
+    State.ABANDONED: events.RunAbandoned,
+}
+
+
 def _wish(
     entry: Entry,
     verdict: misfire.Verdict,
@@ -330,10 +341,10 @@ def _wish(
     *,
     error: str | None = None,
     exclusive: bool = False,
-) -> _Wish:
+) -> Wish:
     job = entry.job
     claim = Claim(job.name, verdict.slot, verdict.trigger, state, now, error, job.policy.priority)
-    return _Wish(entry, claim, exclusive)
+    return Wish(entry, claim, exclusive, counted=not state.is_outcome)
 
 
 def _wants(when: AfterWhen, state: State) -> bool:

@@ -20,6 +20,7 @@ from datetime import datetime
 from echosched import events
 from echosched.model import (
     Attempt,
+    Claim,
     CommandAction,
     Ended,
     Job,
@@ -28,9 +29,10 @@ from echosched.model import (
     Result,
     Run,
     State,
+    Trigger,
 )
 from echosched.protocols import Execution
-from echosched.scheduler.core import Scheduler
+from echosched.scheduler.core import Scheduler, Wish
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.runs import run_fields
 
@@ -74,6 +76,28 @@ async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
             _abandon(scheduler, live, now, evidence)
         else:
             _start_late(scheduler, live, run, now)
+
+
+async def account_for_blind_time(scheduler: Scheduler, since: datetime) -> None:
+    """Account for slots that came due while the last worker could not write, and then died.
+
+    Whether they ran is known to nobody: each becomes ``abandoned`` (and is run again by ``on_abandoned =
+    "retry"``), and catch-up does not touch them.
+    """
+    now = scheduler.clock.now()
+    why = "it came due while the store could not be written, and the scheduler died before it could be"
+    for entry in scheduler.roster.entries.values():
+        if not entry.waits or entry.schedule is None:
+            continue
+        slot = entry.schedule.next_after(max(entry.cursor_at, since))
+        retry = entry.job.policy.on_abandoned is OnAbandoned.RETRY
+        claims = []
+        while slot is not None and slot <= now:
+            state = State.QUEUED if retry else State.ABANDONED
+            claims.append(Claim(entry.job.name, slot, Trigger.SCHEDULE, state, now, None if retry else why))
+            slot = entry.schedule.next_after(slot)
+        if claims:
+            await scheduler.claim([Wish(entry, claim, exclusive=True) for claim in claims])
 
 
 def _process(run: Run, attempt: Attempt, evidence: Evidence) -> ProcessIdentity | None:
