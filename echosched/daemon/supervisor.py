@@ -17,17 +17,17 @@ import errno
 import os
 import select
 import signal
-import sys
 import time
 
 from echosched.daemon import children as children_
-from echosched.daemon import handover, instant, lock, logfiles, proc, readiness, statefile, worker
-from echosched.daemon.beat import Beat, interval_for, read_pulse
+from echosched.daemon import handover, lock, logfiles, proc, readiness, worker
+from echosched.daemon.beat import Beat, interval_for
+from echosched.daemon.record import Record
 from echosched.daemon.sdnotify import Notifier
 from echosched.daemon.settings import Settings
+from echosched.daemon.shutdown import Shutdown
 from echosched.daemon.upgrade import Upgrade
 from echosched.daemon.wire import Child
-from echosched.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 HOUSEKEEPING_SECONDS = 10.0
 STATE_SECONDS = 60.0
 OVERSLEPT_SECONDS = 1.0
-STOP_MARGIN_SECONDS = 4.0
 # Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
 KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
 
@@ -49,7 +48,6 @@ class Supervisor:
         self.settings = Settings.from_dict(document["settings"])
         self.locks: list[list[Any]] = document["locks"]  # [path, descriptor]; the pidfile's comes first
         self.ready_fd: int | None = document.get("ready_fd")
-        self.python_path = document.get("python_path")
         for descriptor in (fd for _, fd in self.locks):
             os.set_inheritable(descriptor, False)
         if self.ready_fd is not None:
@@ -65,7 +63,7 @@ class Supervisor:
         self.children = children_.Children()
         self.restart_times: list[float] = []
         self.restart_at: float | None = None
-        self.stopping: dict[str, Any] | None = None
+        self.shutdown: Shutdown | None = None
         self._signals: list[int] = []
         self._out_start = readiness.size_of(paths.out)
         self._back_at = 0.0  # when we last woke up much later than we wanted
@@ -73,8 +71,13 @@ class Supervisor:
         self._state_at = 0.0
         self._complaints: set[str] = set()
         self._killing: str | None = None  # why the supervisor itself is killing the worker
-        resume = document.get("resume")
-        self._state = self._resumed_state(resume) if resume else self._fresh_state(document)
+        if document.get("resume"):
+            self._resume(document["resume"])
+        else:
+            self.record, left = Record.begin(self.settings)
+            self.children = children_.Children(left)
+            if document.get("stale_pid") is not None:
+                self.journal.emit("cleanup", removed_pid=document["stale_pid"])
         self.beat = Beat(paths.beat)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
@@ -109,9 +112,9 @@ class Supervisor:
         self._listen()
         while self._signals:
             self._signal(self._signals.pop(0))
-        self._reap()
-        if self.stopping is not None and self.stopping["phase"] != "worker" and not self.children.living():
-            self._stopped()
+        self.reap()
+        if self.shutdown is not None and self.exit_code is None:
+            self.shutdown.turn()
 
     def _wait(self, seconds: float) -> None:
         watched = []
@@ -140,8 +143,8 @@ class Supervisor:
         deadlines = [self._housekeeping_at]
         if self.restart_at is not None:
             deadlines.append(self.restart_at)
-        if self.stopping is not None:
-            deadlines.append(self.stopping["deadline"])
+        if self.shutdown is not None:
+            deadlines.append(self.shutdown.deadline)
         elif self.current is not None:
             deadlines.append(self._overdue_at())
         if self.upgrade is not None:
@@ -152,9 +155,9 @@ class Supervisor:
         if self.restart_at is not None and now >= self.restart_at:
             self.restart_at = None
             self.start_worker()
-        if self.stopping is not None:
-            if now >= self.stopping["deadline"]:
-                self._stop_overdue(now)
+        if self.shutdown is not None:
+            if now >= self.shutdown.deadline:
+                self.shutdown.overdue()
         elif self.current is not None and self._killing is None and now >= self._overdue_at():
             self._watchdog()
         if self.upgrade is not None and now >= self.upgrade.deadline:
@@ -194,7 +197,7 @@ class Supervisor:
             "hello",
             children=[] if who.standby else self.children.as_list(),
             standby=who.standby,
-            restarts=self._state["restarts"],
+            restarts=self.record.restarts,
             beat=paths.beat,
             out=paths.out,
             mode=self.settings.mode,
@@ -233,13 +236,13 @@ class Supervisor:
     def _worker_ready(self, status: str) -> None:
         if self.upgraded:
             self.record_upgrade(None)
-        if self.stopping is not None:
+        if self.shutdown is not None:
             return
         self.save_state()
         self.notifier.ready(status)
         if not self.ever_ready:
             self.ever_ready = True
-            self._state["ready_micros"] = instant.now_micros()
+            self.record.ready()
             self.save_state()
             if self.ready_fd is not None:
                 readiness.tell_ready(self.ready_fd, os.getpid())
@@ -269,7 +272,8 @@ class Supervisor:
             time.sleep(0.01)
         self.current.kill(signal.SIGKILL)
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Note how every child that has ended did so, and only then let it go."""
         while (found := children_.find_zombie()) is not None:
             pid, ticks, status = found
             mine = next((each for each in self.workers() if each.pid == pid), None)
@@ -313,8 +317,8 @@ class Supervisor:
         killing, self._killing = self._killing, None
         if self.upgraded:
             self.record_upgrade(f"the new worker took over, then {why}")
-        if self.stopping is not None:
-            self._children_left(patient=False)
+        if self.shutdown is not None:
+            self.shutdown.worker_left()
         elif not self.ever_ready:
             self._start_failed(why if killing is None else f"{killing} while starting", code, failure)
         else:
@@ -331,9 +335,8 @@ class Supervisor:
             return
         delay = min(settings.backoff_max, settings.backoff_first * 2.0 ** (len(self.restart_times) - 1))
         self.restart_at = now + delay
-        self._state["restarts"] += 1
-        self._state["last_worker_exit"] = {"at": instant.now_text(), "why": why}
-        self.journal.emit("worker_restart", restarts=self._state["restarts"], delay_seconds=delay)
+        self.record.restarting(why)
+        self.journal.emit("worker_restart", restarts=self.record.restarts, delay_seconds=delay)
         self.notifier.status(f"worker: {why}; starting another in {delay:.0f} s")
         self.save_state()
 
@@ -346,9 +349,7 @@ class Supervisor:
                 "" if self.settings.foreground else readiness.tail(self.settings.paths.out, self._out_start)
             )
             message += f":\n{said}" if said else ""
-        if self.ready_fd is not None:
-            readiness.tell_failure(self.ready_fd, code, message)
-            self.ready_fd = None
+        self.tell_failure(code, message)
         if self.settings.foreground:
             os.write(2, f"{self.settings.program}: {message}\n".encode())
         else:
@@ -386,7 +387,7 @@ class Supervisor:
                 self.current.send("reload")
         elif number == signal.SIGUSR1:
             self.reopen()
-        elif number == signal.SIGUSR2 and self.stopping is None:
+        elif number == signal.SIGUSR2 and self.shutdown is None:
             self._begin_upgrade()
 
     def reopen(self) -> None:
@@ -423,96 +424,29 @@ class Supervisor:
 
     def stop(self, reason: str | None, *, keep_jobs: bool = False) -> None:
         """Stop the daemon; asked a second time, at once."""
-        now = time.monotonic()
-        settings = self.settings
-        immediate = self.stopping is not None
         if self.upgrade is not None:
             self.upgrade.abandon("the daemon is stopping")
-        if self.stopping is None:
-            self.stopping = {"reason": reason, "keep_jobs": keep_jobs, "phase": "worker"}
-            self.journal.emit("shutdown", signal=reason, pid=os.getpid())
-            self.notifier.stopping()
-        patience = 0.0 if immediate else settings.grace
-        self.stopping["deadline"] = now + patience + settings.kill_after + STOP_MARGIN_SECONDS
-        if self.current is not None:
-            self.current.send(
-                "stop",
-                signal=reason,
-                immediate=immediate,
-                keep_jobs=self.stopping["keep_jobs"],
-                grace=patience,
-            )
-        elif immediate:
-            self._kill_children()
-        else:
-            self.restart_at = None
-            self._children_left(patient=True)
+        self.restart_at = None
+        if self.shutdown is not None:
+            self.shutdown.begin(immediate=True)
+            return
+        self.shutdown = Shutdown(self, reason, keep_jobs=keep_jobs)
+        self.journal.emit("shutdown", signal=reason, pid=os.getpid())
+        self.notifier.stopping()
+        self.shutdown.begin()
 
-    def _stop_overdue(self, now: float) -> None:
-        assert self.stopping is not None  # noqa: S101 - callers check
-        if self.current is not None:
-            self._killing = "did not leave in time"
-            self.current.kill(signal.SIGKILL)
-            self.stopping["deadline"] = now + 5.0
-        elif self.stopping["phase"] == "patience":
-            children_.kill_tree(self.children.living(), self.settings.child_mark, signal.SIGTERM)
-            self.stopping.update(phase="term", deadline=now + self.settings.kill_after)
-        elif self.stopping["phase"] == "term":
-            self._kill_children()
-        else:
-            self._stopped()
-
-    def _children_left(self, *, patient: bool) -> None:
-        """Deal with children that still run once there is no worker to do it.
-
-        *patient*: they get the grace that a worker would have given them, then TERM, then KILL.
-        """
-        assert self.stopping is not None  # noqa: S101 - callers check
-        if self.stopping["keep_jobs"] or not self.children.living():
-            self._stopped()
-        elif patient:
-            self.stopping.update(phase="patience", deadline=time.monotonic() + self.settings.grace)
-        else:
-            self._kill_children()
-
-    def _kill_children(self) -> None:
-        assert self.stopping is not None  # noqa: S101 - callers check
-        deadline = time.monotonic() + 5.0
-        # Each kill may orphan more of the tree, which then comes to us: until a scan finds nothing.
-        while (
-            children_.kill_tree(self.children.all(), self.settings.child_mark) and time.monotonic() < deadline
-        ):
-            time.sleep(0.01)
-            self._reap_children()
-        self._reap_children()
-        self._stopped()
-
-    def _reap_children(self) -> None:
-        while (found := children_.find_zombie()) is not None:
-            self.children.ended(*found)
-            children_.reap(found[0])
-
-    def _stopped(self) -> None:
-        assert self.stopping is not None  # noqa: S101 - callers check
-        if not self.ever_ready and self.ready_fd is not None:
-            readiness.tell_failure(
-                self.ready_fd, 1, f"stopped by {self.stopping['reason']} before it was ready"
-            )
+    def tell_failure(self, exit_code: int, message: str) -> None:
+        """Tell the waiting launcher, if there is one, that there will be no daemon."""
+        if self.ready_fd is not None:
+            readiness.tell_failure(self.ready_fd, exit_code, message)
             self.ready_fd = None
-        self.end("clean", 0, None)
 
     def end(self, how: str, exit_code: int, detail: str | None) -> None:
         """Write down how it ended and remove the pidfile, under the lock; the loop then returns."""
         for each in self.workers():
             each.kill(signal.SIGKILL)
-        self._state["ended"] = {
-            "how": how,
-            "at": instant.now_text(),
-            "exit_code": exit_code,
-            "detail": detail,
-        }
-        # Exit codes nobody has written down yet: the next daemon on this boot passes them on.
-        self._state["children"] = self.children.as_list()
+        # With the exit codes nobody has written down yet: the next daemon on this boot passes them on.
+        self.record.ended(how, exit_code, detail, self.children.as_list())
         self.save_state()
         _unlink(self.settings.paths.beat)
         if self.settings.paths.socket is not None:
@@ -523,48 +457,19 @@ class Supervisor:
 
     # ── what the state file says ──────────────────────────────────────────────────────────────
 
-    def _fresh_state(self, document: dict[str, Any]) -> dict[str, Any]:
-        paths = self.settings.paths
-        earlier = statefile.read(paths.state)
-        pulse = read_pulse(paths.beat)
-        previous = statefile.verdict(earlier, pulse.wall_micros if pulse else None) if earlier else None
-        if earlier and statefile.is_same_world(earlier):
-            self.children = children_.Children([Child(*each) for each in earlier.get("children") or ()])
-        if document.get("stale_pid") is not None:
-            self.journal.emit("cleanup", removed_pid=document["stale_pid"])
-        state = statefile.identity()
-        state.update(
-            mode=self.settings.mode,
-            version=self.settings.version,
-            paths=paths.as_dict(),
-            started_micros=instant.now_micros(),
-            ready_micros=None,
-            last_beat_micros=None,
-            worker_pid=None,
-            restarts=0,
-            last_worker_exit=None,
-            last_upgrade=None,
-            ended=None,
-            previous=previous,
-            children=[],
-        )
-        return state
-
-    def _resumed_state(self, resume: dict[str, Any]) -> dict[str, Any]:
+    def _resume(self, resume: dict[str, Any]) -> None:
         """Take over from the supervisor that exec'ed this one at an upgrade."""
         self.ever_ready = True
         self.current = worker.Worker.from_dict(resume["worker"])
         self.children = children_.Children([Child(*each) for each in resume["children"]])
         self.restart_times = resume["restart_times"]
         self.upgraded = resume["upgraded"]
-        state: dict[str, Any] = resume["state"]
-        state["version"] = self.settings.version = __version__  # of the code that runs now
-        return state
+        self.record = Record.resume(self.settings, resume["state"])
 
     def record_upgrade(self, failure: str | None) -> None:
         """Note how an upgrade went; whoever asked for it looks here."""
         self.upgraded = False
-        self._state["last_upgrade"] = {"at": instant.now_text(), "ok": failure is None, "detail": failure}
+        self.record.upgraded(failure)
         self.save_state()
 
     def resume_document(self) -> dict[str, Any]:
@@ -573,24 +478,19 @@ class Supervisor:
         return {
             "settings": self.settings.as_dict(),
             "locks": self.locks,
-            "python_path": self.python_path,
             "resume": {
                 "worker": self.current.as_dict(),
                 "children": self.children.as_list(),
                 "restart_times": self.restart_times,
                 "upgraded": self.upgraded,
-                "state": self._state,
+                "state": self.record.document,
             },
         }
 
     def save_state(self) -> None:
         """Write the state file; a full disk is a complaint, not an end."""
-        pulse = self.beat.look() if hasattr(self, "beat") else None
-        if pulse is not None and pulse.beats:
-            self._state["last_beat_micros"] = pulse.wall_micros
-        self._state["worker_pid"] = self.current.pid if self.current is not None else None
         try:
-            statefile.write(self.settings.paths.state, self._state)
+            self.record.save(self.current.pid if self.current is not None else None, self.beat.look())
         except OSError as error:
             self._complain_once(f"{self.settings.paths.state}: {error.strerror}")
 
@@ -646,7 +546,13 @@ def main(arguments: list[str]) -> int:
     """
     if arguments == ["--check"]:
         return 0
-    supervisor = Supervisor(handover.read(int(arguments[0])))
-    code = supervisor.run()
-    sys.stdout.flush()
-    return code
+    document = handover.read(int(arguments[0]))
+    try:
+        return Supervisor(document).run()
+    except OSError as error:
+        # Before the loop, which lets nothing through: a file that could not be opened.
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        logfiles.complain(message)
+        if document.get("ready_fd") is not None:
+            readiness.tell_failure(document["ready_fd"], 1, message)
+        return 1

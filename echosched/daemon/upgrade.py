@@ -108,7 +108,7 @@ class Upgrade:
             self.standby.close()
         logfiles.complain(f"upgrade failed, nothing changed: {why}")
         supervisor.record_upgrade(why)
-        if supervisor.current is None and supervisor.stopping is None and supervisor.restart_at is None:
+        if supervisor.current is None and supervisor.shutdown is None and supervisor.restart_at is None:
             supervisor.restart_at = time.monotonic()
 
     def _go(self) -> None:
