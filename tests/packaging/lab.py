@@ -248,7 +248,7 @@ class Machine:
             "--net",
             "--pid",
             "--root",
-            "--wd=/",
+            "--wd",
         ]
         return finish([*argv, "/bin/sh", "-c", script], check=check, timeout=timeout, text=text)
 
