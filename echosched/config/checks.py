@@ -60,6 +60,11 @@ def check_groups(links: Iterable[Links], problems: v.Problems) -> None:
             problems.add_value_at(link.source, "concurrency_group", group, reason)
 
 
+def place_of(job: Job) -> str:
+    """Return ``file: job.NAME``; jobs of a crontab share the name of their file, to be small."""
+    return job.source if job.source.endswith(f": job.{job.name}") else f"{job.source}: job.{job.name}"
+
+
 # ── warnings ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -77,7 +82,7 @@ def warnings_of(
     for job in jobs.values():
         if job.schedule is None and job.after is None and job.enabled:
             reason = f"nothing starts it: no schedule, no after (only: echoschedd run {job.name})"
-            found.append(f"{job.source}: {reason}")
+            found.append(f"{place_of(job)}: {reason}")
         # Shared settings are looked into once, and most commands hold nothing to look up: crontabs are long.
         shared = (id(job.policy), id(job.process))
         texts = bundles.get(shared)
@@ -87,7 +92,7 @@ def warnings_of(
         if type(action) is CommandAction and type(action.command) is str and "${" not in action.command:
             if not texts and not action.args and action.stdin is None:
                 continue
-        _warn(job.source, [*_action_strings(action), *texts], resolver, looked_up, found)
+        _warn(place_of(job), [*_action_strings(action), *texts], resolver, looked_up, found)
     for name, target in notify.items():
         _warn(f"notify.{name}", _strings(target.options), resolver, looked_up, found)
     if cluster is not None:

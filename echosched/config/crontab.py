@@ -103,7 +103,7 @@ def split_line(line: str, *, system: bool) -> tuple[str, str | None, str]:
     if len(parts) < count + 1:
         if count == 1:
             raise ValueError(f"nothing follows {parts[0]}")
-        raise ValueError(f"a job has 5 time fields and a command, not {len(parts)} words")
+        raise ValueError(f"a job has 5 time fields and a command: only {len(parts)} of 6 words")
     if not system:
         return (parts[0] if count == 1 else " ".join(parts[:5])), None, parts[count]
     if len(parts) < count + 2:
@@ -159,16 +159,17 @@ _WRAPPERS = re.compile(
        |(?:test|\[)\s+-\w\s+\S+\s*\]?\s*(?:&&|\|\|)\s*(?:[{(]\s*)?
        |(?:command\s+-v|which)\s+\S+\s*(?:>\s*\S+\s*)?(?:2>\S+\s*)?&&\s*
        |if\s+\[[^]]*\]\s*;\s*then\s+
-       |(?:exec|nohup|chronic|sudo|setsid|env|time)\s+(?:-\S+\s+)*
-       |flock\s+(?:-\S+\s+(?:\d+\s+)?)*\S+\s+
-       |(?:nice|ionice|timeout|sleep)\s+(?:-\S+\s+|[\d.]+[smhd]?\s+)*(?:;\s*|&&\s*)?
-       |[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|\S)*\s+)+""",
+       |(?:/\S*/)?(?:exec|nohup|chronic|sudo|setsid|env|time)\s+(?:-\S+\s+)*
+       |(?:/\S*/)?flock\s+(?:-\S+\s+(?:\d+\s+)?)*\S+\s+
+       |(?:/\S*/)?(?:nice|ionice|timeout|sleep)\s+(?:-\S+\s+|[\d.]+[smhd]?\s+)*(?:;\s*|&&\s*)?
+       |[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|[^\s"'])*\s+)+""",
     re.VERBOSE | re.ASCII,
 )
 _END = re.compile(r"[|;&<>]")
 _DIRECTORIES = re.compile(r"(?:[^\s/\"'=]*/)+(?=[^\s/])")
 _OTHERS = re.compile(r"[^a-z0-9_]+")
 _LONGEST_SLUG = 48
+_LOOKED_AT = 300  # characters; patterns that backtrack must not meet lines of a megabyte
 
 
 def slug(command: str) -> str:
@@ -176,12 +177,13 @@ def slug(command: str) -> str:
 
     Depends on the command alone, so a job keeps its name whatever happens to other lines.
     """
-    match = _WRAPPERS.match(command)
-    rest = command[match.end() :] if match is not None else command
+    start = command[:_LOOKED_AT]
+    match = _WRAPPERS.match(start)
+    rest = start[match.end() :] if match is not None else start
     rest = _END.split(rest, maxsplit=1)[0] or rest
     if "/" in rest:
         rest = _DIRECTORIES.sub("", rest)
-    name = _OTHERS.sub("-", rest[: 3 * _LONGEST_SLUG].lower()).strip("-_")
+    name = _OTHERS.sub("-", rest.lower()).strip("-_")
     if len(name) > _LONGEST_SLUG:
         name = name[:_LONGEST_SLUG].rpartition("-")[0] or name[:_LONGEST_SLUG]
         name = name.strip("-_")

@@ -345,7 +345,7 @@ class _Maker:
         try:
             schedule, meant, timing = around.schedule(text, name)
         except ScheduleError as error:
-            raise ValueError(f"{shown(text)}: {reason_of(error, text)}") from None
+            raise ValueError(f"{shown(text)}: {reason_of(error, text, random_ranges(text))}") from None
         action = CommandAction(command, (), around.shell, stdin, around.codes)
         job = Job(
             name,

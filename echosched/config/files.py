@@ -41,26 +41,27 @@ class ConfigFiles:
         except (OSError, ValueError) as error:
             self._problems.add(place, "", _reason(error))
             return None
-        with open(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if (found.st_dev, found.st_ino) in self._seen:
                 return None
             self._seen.add((found.st_dev, found.st_ino))
             if not stat.S_ISREG(found.st_mode):
-                self._problems.add(
-                    place, "", "is not a file" if not stat.S_ISDIR(found.st_mode) else "is a directory"
-                )
+                reason = "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a file"
+                self._problems.add(place, "", reason)
                 return None
             if found.st_size > _LARGEST:
                 self._problems.add(place, "", f"is larger than {_LARGEST // 2**20} MiB")
                 return None
             if not self._is_trusted(place, found, owner_may_differ=owner_may_differ):
                 return None
-            try:
+            with open(descriptor, "rb", closefd=False) as file:
                 data = file.read()
-            except OSError as error:
-                self._problems.add(place, "", _reason(error))
-                return None
+        except OSError as error:
+            self._problems.add(place, "", _reason(error))
+            return None
+        finally:
+            os.close(descriptor)
         self.sources.append(path)
         self.owners[path] = found.st_uid
         return data

@@ -76,8 +76,11 @@ def _read(path: str, reference: str) -> str:
     try:
         # Non-blocking, so that a named pipe in place of the file cannot hold up a run for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
+        try:
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(_LARGEST_FILE + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "cannot be read"
         raise ExecutionError(f"{reference}: {reason}") from None

@@ -18,7 +18,7 @@ from echosched.schedule.durations import parse_duration
 Reader = Callable[[Any], Any]
 
 _SECRET_KEYS = frozenset(
-    "env headers url urls body json stdin dsn password token key healthcheck command args template".split()
+    "env headers url urls body json stdin dsn password token key healthcheck command args template smtp_password smtp_user".split()
 )
 _SHOWN_CHARACTERS = 80
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
