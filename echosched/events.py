@@ -291,6 +291,7 @@ class StoreRecovered(Event):
     written: int
     lost: int
     seconds: float
+    set_aside: str | None = None  # where a damaged database was put, if that was the fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

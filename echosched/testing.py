@@ -198,8 +198,7 @@ class MemoryStore:
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends; ``False`` where the run had an outcome already or another attempt."""
         self._may_write()
-        if wrong := [end for end in ends if end.retry_at is None and not end.result.state.is_outcome]:
-            raise StoreError(f"run {wrong[0].run}: {wrong[0].result.state} is no outcome")
+        transitions.refuse_open_ends(ends)
         return [self._finish(end) for end in ends]
 
     def _finish(self, end: Ended) -> bool:

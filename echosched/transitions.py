@@ -6,12 +6,13 @@ written) call them; the SQL ones say the same in their statements, and one contr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from echosched.clock import rfc3339
+from echosched.errors import StoreError
 from echosched.model import Claim, Ended, Run, Started, State
 
 
@@ -47,6 +48,13 @@ def started(run: Run, start: Started) -> Run:
     if run.attempt != start.attempt or run.started_at is not None:
         return run
     return replace(run, started_at=start.at, process=start.process)
+
+
+def refuse_open_ends(ends: Iterable[Ended]) -> None:
+    """Raise ``StoreError`` if one of *ends* is neither an outcome nor a retry: a mistake of the caller."""
+    for end in ends:
+        if end.retry_at is None and not end.result.state.is_outcome:
+            raise StoreError(f"run {end.run}: {end.result.state} is no outcome")
 
 
 def ended(run: Run, end: Ended) -> Run | None:

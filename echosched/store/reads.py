@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from echosched.clock import to_micros
+from echosched.clock import from_micros, to_micros
 from echosched.model import JobRecord, Run, State
-from echosched.store.queries import query, read_all
+from echosched.store.queries import query, read_all, read_rows
 from echosched.store.rows import JOB_COLUMNS, RUN_COLUMNS, RUN_LIST, job_from_row, run_from_row
 
 _PAGE = 1_000  # rows fetched in one step: decoding more at once would hold up the event loop
@@ -56,6 +57,19 @@ def counts(connection: sqlite3.Connection) -> dict[State, int]:
     found = dict.fromkeys(State, 0)
     found.update((State(state), n) for state, n in connection.execute(query("counts")).fetchall())
     return found
+
+
+def highest_run(connection: sqlite3.Connection) -> int:
+    """Return the highest run number that was ever given out."""
+    return int(connection.execute(query("read_next_run")).fetchone()[0]) - 1
+
+
+def known_slots(
+    connection: sqlite3.Connection, slots: Sequence[tuple[str, datetime]]
+) -> set[tuple[str, datetime]]:
+    """Return those of *slots* (job, slot) that are accounted for."""
+    wanted = [(to_micros(slot), job) for job, slot in slots]
+    return {(job, from_micros(slot)) for job, slot in read_rows(connection, "known_slots", wanted)}
 
 
 def get_note(connection: sqlite3.Connection, key: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from echosched.clock import from_micros, to_micros
 from echosched.model import JobRecord, ProcessIdentity, Run, State, Trigger
+from echosched.transitions import may_have_output
 
 RUN_COLUMNS = (
     "run", "job", "slot", "trigger", "attempt", "state", "queued_at", "started_at", "ended_at", "exit_code",
@@ -60,6 +61,33 @@ def run_from_row(row: Sequence[Any]) -> Run:
         priority=row[15],
         process=None if pid is None else ProcessIdentity(pid, ticks),
         attempts=() if attempts is None else tuple(json.loads(attempts)),
+    )
+
+
+def run_row(run: Run) -> tuple[Any, ...]:
+    """Return *run* as a row of :data:`RUN_COLUMNS` with ``has_output`` at the end."""
+    process = run.process
+    return (
+        run.run,
+        run.job,
+        micros(run.slot),
+        str(run.trigger),
+        run.attempt,
+        str(run.state),
+        to_micros(run.queued_at),
+        micros(run.started_at),
+        micros(run.ended_at),
+        run.exit_code,
+        run.signal,
+        text(run.error),
+        run.output_bytes,
+        run.owner,
+        micros(run.not_before_at),
+        run.priority,
+        None if process is None else process.pid,
+        None if process is None else process.start_ticks,
+        json.dumps([dict(attempt) for attempt in run.attempts]) if run.attempts else None,
+        int(run.state.is_outcome and may_have_output(run.state)),
     )
 
 

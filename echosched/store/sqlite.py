@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from echosched.clock import SystemClock
-from echosched.errors import StoreError, StoreUnavailable
+from echosched.errors import StoreCorrupt, StoreError, StoreUnavailable
 from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
 from echosched.store import reads, schema, writes
 from echosched.store.faults import translate, wants_new_connection
+from echosched.store.ledger import Backlog
 from echosched.store.prune import Pruner, add_up
 from echosched.store.writer import Writer
 
@@ -60,11 +61,12 @@ class SqliteStore:
         self._pruner = Pruner()
         self._flush_timer: asyncio.TimerHandle | None = None
 
-    async def open(self) -> None:
+    async def open(self, *, must_write: bool = True) -> None:
         """Open or create the file and migrate it up.
 
         Raises ``StoreUnusable`` for what must not be touched, ``StoreUnavailable`` where an outside fault
-        prevents it, ``StoreCorrupt`` where the file is damaged.
+        prevents it, ``StoreCorrupt`` where the file is damaged. Without *must_write* an outside fault is
+        left to the first write that meets it.
         """
         self._reader = _Reader(str(self.path), self._connect_reader)
         try:
@@ -73,7 +75,11 @@ class SqliteStore:
                 return
             self._writer = Writer(str(self.path), self._connect_writer, self._reader.checkpoint_soon)
             self._writer.start()
-            await self._writer.submit(lambda connection: None)
+            try:
+                await self._writer.submit(lambda connection: None)
+            except StoreUnavailable as error:
+                if must_write or isinstance(error, StoreCorrupt):
+                    raise
         except BaseException:
             await self.close()
             raise
@@ -194,6 +200,33 @@ class SqliteStore:
 
         self._reading()
         return await asyncio.to_thread(examine)
+
+    # ── for ResilientStore ────────────────────────────────────────────────────────────────────
+
+    async def highest_run(self) -> int:
+        """Return the highest run number that was ever given out."""
+        return await self._read(reads.highest_run)
+
+    async def known_slots(self, slots: Sequence[tuple[str, datetime]]) -> set[tuple[str, datetime]]:
+        """Return those of *slots* (job, slot) that are accounted for."""
+        return await self._read(lambda connection: reads.known_slots(connection, slots))
+
+    async def restore(self, backlog: Backlog) -> None:
+        """Write rows that memory kept, in one transaction; writing them again is harmless."""
+        await self._write(lambda connection: writes.restore(connection, backlog))
+
+    async def set_aside(self) -> Path:
+        """Close, and give the damaged file with its log a dated name; return that. Nothing is deleted.
+
+        Closed first: SQLite removes its log by name when it closes, and by then that name could be the
+        log of a new database.
+        """
+        await self.close()
+        stamp = f"{self._clock.now():%Y%m%dT%H%M%SZ}"
+        try:
+            return await asyncio.to_thread(schema.set_aside, self.path, stamp)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path}: cannot be renamed: {error.strerror}") from error
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────
 

@@ -64,6 +64,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._commits = 0
         self._rows_seen = 0
+        self._failing = False
 
     def start(self) -> None:
         """Start the thread. It opens the connection with the first work."""
@@ -91,8 +92,8 @@ class Writer:
 
     @property
     def has_starts(self) -> bool:
-        """Tell whether starts wait for a commit."""
-        return bool(self._starts)
+        """Tell whether starts wait for a commit that can be expected to go well."""
+        return bool(self._starts) and not self._failing
 
     def flush(self) -> None:
         """Have the noted starts written soon."""
@@ -150,6 +151,7 @@ class Writer:
                 self._run_one(connection, task, alone=len(group) == 1 and not starts)
             connection.execute("COMMIT")
             self._commits += 1
+            self._failing = False
         except sqlite3.Error as error:
             self._fail(group, starts, translate(error, self._path), reconnect=wants_new_connection(error))
         except StoreError as error:  # the connection could not be opened
@@ -184,6 +186,7 @@ class Writer:
         # Nothing of the transaction was kept: every caller must learn it, also those whose own work
         # had gone well. The starts are tried again with the next commit.
         _log.debug("A transaction of %d callers failed: %s", len(group), error)
+        self._failing = isinstance(error, StoreUnavailable)
         connection = self._connection
         if connection is not None:
             try:

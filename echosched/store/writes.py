@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from echosched.clock import to_micros
-from echosched.errors import StoreError
 from echosched.model import Claim, Ended, JobRecord, Started, State
+from echosched.store.ledger import Backlog
 from echosched.store.queries import query, read_rows, write_rows
-from echosched.store.rows import instant, job_row, micros, text
-from echosched.transitions import earlier_attempt, may_have_output
+from echosched.store.rows import instant, job_row, micros, run_row, text
+from echosched.transitions import earlier_attempt, may_have_output, refuse_open_ends
 
 
 def claim(connection: sqlite3.Connection, claims: Sequence[Claim], owner: str | None) -> list[int | None]:
@@ -81,6 +81,7 @@ def note_starts(connection: sqlite3.Connection, starts: Iterable[Started]) -> No
 
 def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
     """Record *ends* of present attempts of runs without outcome; tell which were recorded."""
+    refuse_open_ends(ends)
     open_runs = {row[0]: row for row in read_rows(connection, "unended", [(end.run,) for end in ends])}
     answer: list[bool] = []
     outcomes, requeued = [], []
@@ -102,8 +103,6 @@ def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
             requeued.append((end.run, to_micros(end.retry_at), json.dumps(earlier)))
             totals[str(State.QUEUED)] += 1
             continue
-        if not result.state.is_outcome:
-            raise StoreError(f"run {end.run}: {result.state} is no outcome")
         outcomes.append(
             (
                 end.run, str(result.state), to_micros(end.at), result.exit_code, result.signal, error,
@@ -132,6 +131,36 @@ def set_note(connection: sqlite3.Connection, key: str, value: str | None) -> Non
         connection.execute(query("forget_note"), (key,))
     else:
         connection.execute(query("set_note"), (key, value))
+
+
+def restore(connection: sqlite3.Connection, backlog: Backlog) -> None:
+    """Write what memory kept while nothing could be written; doing it twice changes nothing more.
+
+    Always writes at least one page, so that it also tells whether writing works again.
+    """
+    connection.execute(query("raise_next_run"), (backlog.highest_run,))
+    save_jobs(connection, backlog.jobs)
+    write_rows(connection, "claim_slots", [(job, to_micros(slot), run) for job, slot, run in backlog.slots])
+    write_rows(connection, "advance_cursors", [(job, to_micros(at)) for job, at in backlog.cursors.items()])
+    known = {row[0]: row for row in read_rows(connection, "known_states", [(r.run,) for r in backlog.runs])}
+    rows = []
+    totals: Counter[str] = Counter()
+    last_runs: dict[str, int] = {}
+    for run in backlog.runs:
+        _, state, has_ended = known.get(run.run, (run.run, None, 0))
+        if has_ended:
+            continue
+        if state is not None:
+            totals[state] -= 1
+        totals[str(run.state)] += 1
+        rows.append(run_row(run))
+        if run.state.is_outcome and may_have_output(run.state):
+            last_runs[run.job] = max(run.run, last_runs.get(run.job, 0))
+    write_rows(connection, "restore_runs", rows)
+    write_rows(connection, "last_runs", list(last_runs.items()))
+    _add(connection, totals)
+    for key, value in backlog.notes.items():
+        set_note(connection, key, value)
 
 
 def give_up_outputs(connection: sqlite3.Connection, runs: Sequence[int]) -> list[tuple[int, int]]:

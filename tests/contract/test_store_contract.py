@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from echosched.errors import StoreError
+from echosched.clock import SystemClock
+from echosched.errors import StoreError, StoreUnavailable
 from echosched.model import (
     Claim,
     Ended,
@@ -25,8 +26,9 @@ from echosched.model import (
     Trigger,
 )
 from echosched.protocols import Store
+from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
-from echosched.testing import MemoryStore
+from echosched.testing import MemoryStore, RecordingSink
 
 NOW = datetime(2026, 3, 1, 8, 0, 0, 123456, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -34,14 +36,51 @@ DAY = timedelta(days=1)
 MakeStore = Callable[[], Store]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+class FailingStore(SqliteStore):
+    """A SQLite store whose disk is full from the first write after opening until it closes."""
+
+    fault = False
+
+    async def open(self, *, must_write: bool = True) -> None:
+        await super().open(must_write=must_write)
+        self.fault = True
+
+    async def close(self) -> None:
+        self.fault = False
+        await super().close()
+
+    async def _write(self, work):
+        if self.fault:
+            raise StoreUnavailable("the disk is full")
+        return await super()._write(work)
+
+
+class RecoveringAtClose(ResilientStore):
+    """In bad times all its life; the disk has room again when it closes."""
+
+    async def close(self) -> None:
+        self._inner.fault = False
+        await super().close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "resilient", "degraded"])
 def make_store(request, tmp_path) -> MakeStore:
     kind = request.param
+    path = tmp_path / "echosched.db"
     if kind == "memory":
         store = MemoryStore(owner="here:1")
         return lambda: store
     if kind == "sqlite":
-        return lambda: SqliteStore(tmp_path / "echosched.db", owner="here:1")
+        return lambda: SqliteStore(path, owner="here:1")
+    if kind == "resilient":
+        return lambda: ResilientStore(SqliteStore(path, owner="here:1"), SystemClock(), RecordingSink())
+    if kind == "degraded":
+        if request.node.get_closest_marker("needs_disk"):
+            pytest.skip("in bad times there is no disk")
+        never = (3_600.0, 3_600.0)
+        return lambda: RecoveringAtClose(
+            FailingStore(path, owner="here:1"), SystemClock(), RecordingSink(), retry_seconds=never
+        )
     raise AssertionError(kind)
 
 
@@ -147,6 +186,7 @@ async def test_manual_claims_have_no_slot_and_never_collide(store):
     assert "brief" not in await store.load_jobs()
 
 
+@pytest.mark.needs_disk
 async def test_run_numbers_are_positive_and_grow_over_reopening_and_pruning(store, make_store):
     first = await claim_one(store, "brief", slot(0), State.SKIPPED)
     second = await claim_one(store, "brief", slot(1), State.SKIPPED)
@@ -217,6 +257,7 @@ async def test_a_thousand_claims_with_some_taken_already(store):
     assert len(await store.active()) == 1_000
 
 
+@pytest.mark.needs_disk
 async def test_two_owners_claiming_the_same_slots_get_one_run_each_slot(make_store, tmp_path):
     one, two = make_store(), make_store()
     await one.open()
@@ -548,6 +589,7 @@ async def prune_all(store, batch=500, **rules):
     return passes
 
 
+@pytest.mark.needs_disk
 async def test_pruning_by_age_removes_old_ended_runs_only(store):
     runs = await fill(store)
     old = await claim_one(store, "job0", slot(-100), State.QUEUED, at=slot(-100))
@@ -558,6 +600,7 @@ async def test_pruning_by_age_removes_old_ended_runs_only(store):
     assert await store.check() == []
 
 
+@pytest.mark.needs_disk
 async def test_pruning_keeps_the_newest_ended_runs_of_each_job(store):
     runs = await fill(store)
     passes = await prune_all(store, keep=3, batch=4)
@@ -567,6 +610,7 @@ async def test_pruning_keeps_the_newest_ended_runs_of_each_job(store):
     assert await totals_agree(store)
 
 
+@pytest.mark.needs_disk
 async def test_pruned_runs_and_aged_outputs_are_named_once(store):
     run = await claim_one(store)
     await store.finish([end_of(run, state=State.FAILED, retry_at=NOW)])
@@ -583,6 +627,7 @@ async def test_pruned_runs_and_aged_outputs_are_named_once(store):
     assert await store.history() == []
 
 
+@pytest.mark.needs_disk
 async def test_slot_rows_outlive_their_runs_until_they_are_old_enough(store):
     await fill(store)
     await prune_all(store, runs_before=NOW + DAY)
@@ -594,6 +639,7 @@ async def test_slot_rows_outlive_their_runs_until_they_are_old_enough(store):
     assert await store.claim([claim_of("job0", slot(10))]) == [None]
 
 
+@pytest.mark.needs_disk
 async def test_pruning_goes_on_where_new_runs_came_after_a_finished_pass(store):
     await fill(store)
     await prune_all(store, keep=1)

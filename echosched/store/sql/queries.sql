@@ -149,3 +149,24 @@ DELETE FROM slots WHERE (slot, job) <= (?, ?)
 -- name: runs_in_period
 -- Whether a period holds few runs; counting stops at the last parameter.
 SELECT count(*) FROM (SELECT 1 FROM runs WHERE queued_at >= ? AND queued_at < ? LIMIT ?)
+
+-- name: known_slots (2)
+-- Which of these slots are accounted for.
+WITH wanted (slot, job) AS (VALUES {rows})
+SELECT json_group_array(json_array(s.job, s.slot)) FROM wanted AS w JOIN slots AS s ON s.slot = w.slot AND s.job = w.job
+
+-- name: known_states (1)
+WITH wanted (run) AS (VALUES {rows})
+SELECT json_group_array(json_array(r.run, r.state, r.ended_at IS NOT NULL)) FROM wanted AS w JOIN runs AS r ON r.run = w.run
+
+-- name: restore_runs (20)
+-- Whole rows, from memory, after a time in which nothing could be written. Rows that have an outcome
+-- are sorted out before; what is left may be overwritten as often as the writing has to be repeated.
+INSERT INTO runs (run, job, slot, trigger, attempt, state, queued_at, started_at, ended_at, exit_code, signal,
+    error, output_bytes, owner, not_before_at, priority, pid, start_ticks, attempts, has_output)
+VALUES {rows}
+ON CONFLICT (run) DO UPDATE SET attempt = excluded.attempt, state = excluded.state,
+    started_at = excluded.started_at, ended_at = excluded.ended_at, exit_code = excluded.exit_code,
+    signal = excluded.signal, error = excluded.error, output_bytes = excluded.output_bytes,
+    owner = excluded.owner, not_before_at = excluded.not_before_at, pid = excluded.pid,
+    start_ticks = excluded.start_ticks, attempts = excluded.attempts, has_output = excluded.has_output

@@ -1,0 +1,264 @@
+"""From good times to bad and back: when the database fails, when it works again, and what is written then.
+
+::
+
+    good ──a call fails for an outside reason──► bad ──backlog written──► good
+                                                  │ ▲
+                                                  └─┘ try again, with back-off
+
+Two moments need care, and a gate holds all callers for their short time: when bad times begin, calls that
+are still under way inside the database must come back before memory gives out a run number; when they
+end, the last portion must be written before the database gives one out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from echosched.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreUnusable
+from echosched.events import StoreDegraded, StoreRecovered
+from echosched.store.ledger import Backlog, Ledger
+
+if TYPE_CHECKING:
+    from echosched.model import JobRecord
+    from echosched.protocols import Clock, EventSink
+    from echosched.store.durable import DurableStore
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_READ_SECONDS = 2.0  # a read of a failing disk may hang; memory's answer must not wait for it
+_UNKNOWN_NUMBERS = 1_000_000  # run numbers left out where the highest one could not be read
+OUTSIDE = (StoreUnavailable, StoreUnusable)
+"""Faults that are not the program's: they begin bad times."""
+
+
+class BadTimes:
+    """Keeps the time of a database that may fail. *records* and *notes* are what a fresh one begins with."""
+
+    def __init__(
+        self,
+        inner: DurableStore,
+        ledger: Ledger,
+        clock: Clock,
+        sink: EventSink,
+        *,
+        on_degraded: Callable[[datetime | None], None],
+        records: Callable[[], Iterable[JobRecord]],
+        notes: Callable[[], dict[str, str]],
+        retry_seconds: tuple[float, float],
+    ) -> None:
+        self.since: datetime | None = None
+        self.reason: str | None = None
+        self.is_blind = False  # opened although nothing could be read
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.claims_under_way = 0
+        self._inner = inner
+        self._ledger = ledger
+        self._clock = clock
+        self._sink = sink
+        self._on_degraded = on_degraded
+        self._records = records
+        self._notes = notes
+        self._retry_seconds = retry_seconds
+        self._under_way = 0
+        self._recovery: asyncio.Task[None] | None = None
+        self._began = 0.0
+        self._written = 0
+        self._is_damaged = False
+        self._is_closed = True
+        self._set_aside: str | None = None
+
+    @property
+    def are_over(self) -> bool:
+        """Tell whether the database may be called."""
+        return self.since is None
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self, highest_trace: int, *, lenient: bool) -> None:
+        """Open the database; set a damaged one aside at once; with *lenient* begin with bad times if need be."""
+        try:
+            await self._inner.open()
+            await self._learn(highest_trace, lenient=False)
+        except StoreCorrupt as error:
+            self._begin(error)
+            await self._repair()
+            await self._write_backlog()
+            await self._learn(highest_trace, lenient=False)
+        except StoreUnavailable as error:
+            await self._inner.close()
+            if not lenient:
+                raise
+            await self._inner.open(must_write=False)
+            await self._learn(highest_trace, lenient=True)
+            self.degrade(error)
+
+    async def _learn(self, trace: int, *, lenient: bool) -> None:
+        """Learn what an earlier life left: the runs without outcome, and which run numbers are used."""
+        try:
+            highest = await self._inner.highest_run()
+            self._ledger.saw_active(await self._inner.active())
+            if trace > highest and not lenient:
+                await self._inner.restore(Backlog(highest_run=trace))
+        except StoreUnavailable:
+            if not lenient:
+                raise
+            self.is_blind = True
+            highest = trace + _UNKNOWN_NUMBERS
+        self._is_closed = False
+        self._ledger.highest_run = max(highest, trace)
+
+    async def close(self) -> None:
+        """Write what memory holds, if that can be done now, and close the database."""
+        recovery, self._recovery = self._recovery, None
+        if recovery is not None:
+            recovery.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await recovery
+        if not self.are_over:
+            try:
+                await self._repair()
+                await self._write_backlog()
+            except StoreError as error:
+                lost = len(self._ledger.changed())
+                _log.error("The store closes without %s rows that could not be written: %s", lost, error)
+        await self._inner.close()
+
+    # ── calls ─────────────────────────────────────────────────────────────────────────────────
+
+    async def attempt(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Return the database's answer, ``None`` where an outside fault prevented one and bad times began."""
+        if not self.are_over:  # they began since the caller looked
+            return None
+        self._under_way += 1
+        try:
+            return await call()
+        except OUTSIDE as error:
+            self.degrade(error)
+            return None
+        finally:
+            self._under_way -= 1
+            if self._under_way == 0 and not self.are_over:
+                self.gate.set()
+
+    async def read(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Return what the database answers, ``None`` where it cannot be read."""
+        if not self.are_over:
+            return await self.try_read(call)
+        try:
+            return await call()
+        except OUTSIDE as error:
+            self.degrade(error)
+            return None
+
+    async def try_read(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Read in bad times: within a time limit, and without a complaint."""
+        try:
+            return await asyncio.wait_for(call(), _READ_SECONDS)
+        except StoreCorrupt:
+            self._is_damaged = True
+        except (StoreError, TimeoutError) as error:
+            _log.debug("The store cannot be read either: %s", error)
+        return None
+
+    # ── from good to bad ──────────────────────────────────────────────────────────────────────
+
+    def degrade(self, error: StoreError) -> None:
+        """Begin bad times because of *error*, unless they have begun already."""
+        if isinstance(error, StoreCorrupt):
+            self._is_damaged = True
+        if self.are_over:
+            self._begin(error)
+            self._recovery = asyncio.get_running_loop().create_task(self._recover(), name="store-recovery")
+
+    def _begin(self, error: StoreError) -> None:
+        self._is_damaged = isinstance(error, StoreCorrupt)
+        self.since = self._clock.now()
+        self.reason = str(error)
+        self._began = self._clock.monotonic()
+        self._written = 0
+        # A commit that failed on its last flush may be found whole after a crash: its numbers are used.
+        self._ledger.skip_numbers(self.claims_under_way)
+        if self._under_way:
+            self.gate.clear()  # until the others have come back; see attempt()
+        _log.warning("The store fails, runs are kept in memory: %s", error)
+        self._on_degraded(self.since)
+        self._sink.emit(StoreDegraded(ts=self.since, reason=self.reason))
+
+    # ── and back ──────────────────────────────────────────────────────────────────────────────
+
+    async def _recover(self) -> None:
+        shortest, longest = self._retry_seconds
+        delay = 0.0 if self._is_damaged else shortest
+        while True:
+            await asyncio.sleep(delay)
+            delay = min(max(shortest, delay * 2), longest)
+            try:
+                await self.gate.wait()
+                await self._repair()
+                await self._write_backlog()
+            except StoreError as error:
+                if isinstance(error, StoreCorrupt):
+                    self._is_damaged = True
+                _log.debug("The store cannot be written yet: %s", error)
+            except Exception:  # noqa: BLE001 — logged, and tried again
+                # A mistake of ours in here must not end the attempts: without them the records would
+                # stay in memory until the next crash.
+                _log.exception("Writing the backlog failed")
+            else:
+                return
+
+    async def _repair(self) -> None:
+        """Replace a damaged database by a fresh one."""
+        if self._is_damaged:
+            self._set_aside = str(await self._inner.set_aside())
+            self._is_damaged, self._is_closed = False, True
+            _log.error("The damaged database was set aside as %s", self._set_aside)
+        if self._is_closed:
+            await self._inner.open()
+            self._is_closed = False
+            self._ledger.must_write_all(list(self._records()), self._notes(), self._clock.now())
+
+    async def _write_backlog(self) -> None:
+        """Write the backlog in portions; the last one behind the closed gate."""
+        while True:
+            portion = self._ledger.backlog()
+            await self._write(portion)
+            # As long as whole portions remain, callers need not wait for them.
+            if self._ledger.is_empty or len(self._ledger.backlog().runs) < len(portion.runs):
+                break
+        self.gate.clear()
+        try:
+            while not self._ledger.is_empty:
+                await self._write(self._ledger.backlog())
+            await self._inner.counts()  # reading works too
+            self._end()
+        finally:
+            self.gate.set()
+
+    async def _write(self, portion: Backlog) -> None:
+        await self._inner.restore(portion)
+        self._ledger.wrote(portion)
+        self._written += len(portion.runs)
+
+    def _end(self) -> None:
+        event = StoreRecovered(
+            ts=self._clock.now(),
+            written=self._written,
+            lost=self._ledger.lost,
+            seconds=round(self._clock.monotonic() - self._began, 3),
+            set_aside=self._set_aside,
+        )
+        self.since = self.reason = self._set_aside = self._recovery = None
+        self.is_blind = False
+        self._ledger.recovered()
+        _log.warning("The store works again: %s rows written, %s lost", event.written, event.lost)
+        self._on_degraded(None)
+        self._sink.emit(event)
