@@ -202,21 +202,31 @@ class CallableExecutor:
 async def _carry_out(
     function: Callable[..., Any], arguments: tuple[Any, ...], context: Context, *, awaited: bool
 ) -> Result:
+    value: Any = None
+    failure: BaseException | None = None
     try:
-        value = await _call(function, arguments, awaited=awaited)
+        if awaited:
+            value = await function(*arguments)
+        else:
+            value, failure = await _in_thread(function, arguments)
+            if inspect.isawaitable(value):
+                value = await value
     except asyncio.CancelledError:
         context.close()
         raise
     except BaseException as err:  # noqa: BLE001  (the boundary around an attempt: SystemExit included)
-        context.write("".join(traceback.format_exception(type(err), err, _own_frames_off(err))))
-        reason = traceback.format_exception_only(type(err), err)[-1].strip()
-        return Result(State.FAILED, error=reason, output_bytes=context.close())
-    return Result(State.SUCCEEDED, output_bytes=context.close(), value=_small(value))
+        failure = err
+    if failure is None:
+        return Result(State.SUCCEEDED, output_bytes=context.close(), value=_small(value))
+    context.write("".join(traceback.format_exception(type(failure), failure, _own_frames_off(failure))))
+    reason = traceback.format_exception_only(type(failure), failure)[-1].strip()
+    return Result(State.FAILED, error=reason, output_bytes=context.close())
 
 
-async def _call(function: Callable[..., Any], arguments: tuple[Any, ...], *, awaited: bool) -> Any:
-    if awaited:
-        return await function(*arguments)
+async def _in_thread(
+    function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Any, BaseException | None]:
+    # What it raises is handed over as a value: StopIteration and its like do not pass through a future.
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
@@ -228,7 +238,7 @@ async def _call(function: Callable[..., Any], arguments: tuple[Any, ...], *, awa
         value, failure = None, None
         try:
             value = function(*arguments)
-        except BaseException as err:  # noqa: BLE001  (raised again where it is awaited)
+        except BaseException as err:  # noqa: BLE001  (told in the result)
             failure = err
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
             loop.call_soon_threadsafe(deliver, value, failure)
@@ -236,12 +246,7 @@ async def _call(function: Callable[..., Any], arguments: tuple[Any, ...], *, awa
     threading.Thread(
         target=contextvars.copy_context().run, args=(work,), name="callable", daemon=True
     ).start()
-    value, failure = await outcome
-    if isinstance(failure, asyncio.CancelledError):
-        raise RuntimeError("cancelled by itself") from failure
-    if failure is not None:
-        raise failure
-    return await value if inspect.isawaitable(value) else value
+    return await outcome
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

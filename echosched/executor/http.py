@@ -119,8 +119,12 @@ class _Request:
 
     def __init__(self, action: HttpAction, redactor: Redactor) -> None:
         self.url = redactor.resolve(action.url)
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            complete = False
+        if not complete:
             raise ExecutionError(f"http: {action.url}: not a complete http:// or https:// address")
         self.headers = {"User-Agent": "echosched"}
         self.headers |= {name: redactor.resolve(value) for name, value in action.headers}
@@ -271,5 +275,7 @@ def _reason(err: BaseException) -> str:
     if isinstance(os_error, OSError) and os_error.strerror:
         host, port = getattr(err, "host", None), getattr(err, "port", None)
         where = f"{host}:{port}: " if host else ""
-        return f"HTTP: {where}{os_error.strerror}"
+        # asyncio puts a sentence of its own where the system's belongs.
+        reason = os.strerror(os_error.errno) if os_error.errno else os_error.strerror
+        return f"HTTP: {where}{reason}"
     return f"HTTP: {type(err).__name__}: {err}"

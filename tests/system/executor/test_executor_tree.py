@@ -1,0 +1,270 @@
+"""Time-outs and cancels reach everything that a job has started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from echosched.model import CommandAction, Policy, Process, State
+
+if TYPE_CHECKING:
+    from .conftest import Rig
+else:
+    Rig = Any
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing accounts needs root")
+
+
+def seconds(number: float) -> timedelta:
+    return timedelta(seconds=number)
+
+
+def python(code: str) -> CommandAction:
+    return CommandAction((sys.executable, "-S", "-c", textwrap.dedent(code)))
+
+
+async def test_a_time_out_ends_the_command_with_term(rig: Rig) -> None:
+    result, _ = await rig.run("sleep 60", policy=Policy(timeout=seconds(0.2)))
+    assert (result.state, result.signal, result.error) == (State.TIMED_OUT, 15, "timed out after 0.2 s")
+
+
+async def test_a_command_may_end_in_order_within_kill_after(rig: Rig) -> None:
+    result, output = await rig.run(
+        "trap 'echo cleaning; exit 7' TERM; echo ready; while :; do sleep 0.05; done",
+        policy=Policy(timeout=seconds(0.3)),
+    )
+    assert (result.state, result.exit_code) == (State.TIMED_OUT, 7)
+    assert output.endswith("cleaning\n")
+
+
+async def test_each_process_hears_term_only_once(rig: Rig) -> None:
+    # Many programs take a second TERM as "drop everything".
+    result, output = await rig.run(
+        python(
+            """
+            import signal, time
+            signal.signal(signal.SIGTERM, lambda *_: print("term", flush=True))
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end: time.sleep(0.05)
+            """
+        ),
+        policy=Policy(timeout=seconds(0.3), kill_after=seconds(20)),
+    )
+    assert (result.state, result.exit_code, output) == (State.TIMED_OUT, 0, "term\n")
+
+
+async def test_a_command_that_ignores_term_is_killed_after_kill_after(rig: Rig) -> None:
+    begun = time.monotonic()
+    result, _ = await rig.run(
+        "trap '' TERM; while :; do sleep 60; done",
+        policy=Policy(timeout=seconds(0.2), kill_after=seconds(0.5)),
+    )
+    assert (result.state, result.signal) == (State.TIMED_OUT, signal.SIGKILL)
+    assert 0.7 <= time.monotonic() - begun < 10
+    assert rig.alive() == []
+
+
+async def test_a_stopped_command_is_continued_to_end(rig: Rig) -> None:
+    attempt = rig.attempt(
+        "trap 'exit 3' TERM; kill -STOP $$; sleep 60", policy=Policy(kill_after=seconds(20))
+    )
+    execution = await rig.executor.start(attempt)
+    pid = execution.process.pid
+    await rig.until(lambda: Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("T"))
+    execution.cancel("cancelled by test", state=State.CANCELLED, kill_after=seconds(20))
+    result = await asyncio.wait_for(execution.wait(), 20)
+    assert (result.state, result.exit_code, result.error) == (State.CANCELLED, 3, "cancelled by test")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "setsid sleep 60 & sleep 60",
+        "sleep 60 & sleep 60 | sleep 60",
+        "(setsid sh -c '(setsid sleep 60 &) ; sleep 60' &) ; sleep 60",
+        # Without the mark, but in a session of the job's, or a child of somebody in the tree:
+        "env -i setsid sleep 60 & sleep 60",
+        "setsid sh -c 'env -i sleep 60 & sleep 60' & sleep 60",
+        "trap '' TERM; nohup sleep 60 & sleep 60",
+    ],
+)
+async def test_descendants_are_ended_wherever_they_went(rig: Rig, command: str) -> None:
+    def sleepers() -> set[int]:
+        found = set()
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    line = Path(f"/proc/{name}/cmdline").read_bytes()
+                    if line == b"sleep\x0060.25\0":
+                        found.add(int(name))
+                except OSError:
+                    pass
+        return found
+
+    command = command.replace("60", "60.25")
+    attempt = rig.attempt(command, policy=Policy(kill_after=seconds(0.5)))
+    execution = await rig.executor.start(attempt)
+    wanted = command.count("sleep")
+    await rig.until(lambda: len(sleepers()) == wanted)
+    execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(0.5))
+    result = await asyncio.wait_for(execution.wait(), 20)
+    assert result.state is State.CANCELLED
+    assert sleepers() == set()
+
+
+async def test_a_daemon_that_a_job_left_behind_dies_with_a_cancel(rig: Rig) -> None:
+    daemonize = """
+        import os, time
+        if os.fork():
+            time.sleep(60)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.closerange(0, 100)
+        os.chdir("/")
+        time.sleep(60)
+    """
+    execution = await rig.executor.start(rig.attempt(python(daemonize)))
+    await rig.until(lambda: len(rig.alive()) == 2)
+    execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(5))
+    assert (await asyncio.wait_for(execution.wait(), 20)).state is State.CANCELLED
+    assert rig.alive() == []
+
+
+async def test_a_tree_of_300_processes_is_gone_on_time_out(rig: Rig) -> None:
+    # A third each: in the group, in sessions of their own, daemonized away from their parents; every
+    # other one deaf to TERM.
+    code = """
+        import os, signal, time
+        for number in range(299):
+            if os.fork() == 0:
+                if number % 3:
+                    os.setsid()
+                if number % 3 == 2 and os.fork():
+                    os._exit(0)
+                if number % 2:
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                time.sleep(120)
+                os._exit(0)
+        print("grown", flush=True)
+        time.sleep(120)
+    """
+    attempt = rig.attempt(python(code), policy=Policy(timeout=timedelta(minutes=5)))
+    execution = await rig.executor.start(attempt)
+    await rig.until(lambda: rig.output(attempt) == "grown\n")
+    await rig.until(lambda: len(rig.alive()) == 300)
+    execution.cancel("timed out", state=State.TIMED_OUT, kill_after=seconds(0.5))
+    result = await asyncio.wait_for(execution.wait(), 60)
+    assert result.state is State.TIMED_OUT
+    assert rig.alive() == []
+
+
+async def test_a_tree_that_keeps_forking_is_gone_on_time_out(rig: Rig) -> None:
+    code = """
+        import os, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for _ in range(8):
+            if os.fork() == 0:
+                break
+        while True:
+            if os.fork():
+                time.sleep(0.01)
+                os._exit(0)
+            os.setsid()
+    """
+    result, _ = await rig.run(python(code), policy=Policy(timeout=seconds(1), kill_after=seconds(0.3)))
+    assert result.state in (State.TIMED_OUT, State.SUCCEEDED)
+    if result.state is State.TIMED_OUT:
+        assert rig.alive() == []
+
+
+async def test_the_end_waits_for_the_tree_and_not_only_for_the_main_process(rig: Rig) -> None:
+    attempt = rig.attempt("(trap '' TERM; sleep 60) & exec sleep 60")
+    execution = await rig.executor.start(attempt)
+    await rig.until(lambda: len(rig.alive()) >= 2)
+    begun = time.monotonic()
+    execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(1))
+    await execution.wait()
+    assert time.monotonic() - begun >= 0.9
+    assert rig.alive() == []
+
+
+async def test_a_second_cancel_brings_the_kill_forward(rig: Rig) -> None:
+    execution = await rig.executor.start(rig.attempt("trap '' TERM; while :; do sleep 60; done"))
+    execution.cancel("first reason", state=State.CANCELLED, kill_after=seconds(600))
+    await asyncio.sleep(0.2)
+    execution.cancel("second reason", state=State.TIMED_OUT, kill_after=seconds(0))
+    result = await asyncio.wait_for(execution.wait(), 20)
+    assert (result.state, result.error, result.signal) == (State.CANCELLED, "first reason", signal.SIGKILL)
+
+
+async def test_a_cancel_after_the_end_changes_nothing(rig: Rig) -> None:
+    execution = await rig.executor.start(rig.attempt("exit 4"))
+    result = await execution.wait()
+    execution.cancel("too late", state=State.CANCELLED, kill_after=seconds(0))
+    assert await execution.wait() is result
+    execution.settle()
+    execution.cancel("much too late", state=State.CANCELLED, kill_after=seconds(0))
+    assert (await execution.wait()).exit_code == 4
+
+
+async def test_many_runs_are_ended_together(rig: Rig) -> None:
+    executions = [await rig.executor.start(rig.attempt("setsid sleep 60 & sleep 60")) for _ in range(30)]
+    await rig.until(lambda: len(rig.alive()) >= 60)
+    for execution in executions:
+        execution.cancel("the scheduler was stopped", state=State.CANCELLED, kill_after=seconds(5))
+    results = await asyncio.wait_for(asyncio.gather(*(each.wait() for each in executions)), 30)
+    assert {result.state for result in results} == {State.CANCELLED}
+    assert rig.alive() == []
+
+
+async def test_ending_one_run_leaves_its_neighbours_alone(rig: Rig) -> None:
+    victim = await rig.executor.start(rig.attempt("setsid sleep 60 & sleep 60"))
+    neighbour = await rig.executor.start(rig.attempt("setsid sleep 60 & sleep 60"))
+    await rig.until(lambda: len(rig.alive()) >= 4)
+    victim.cancel("enough", state=State.CANCELLED, kill_after=seconds(1))
+    await asyncio.wait_for(victim.wait(), 20)
+    assert neighbour.process.pid in rig.alive()
+    assert len(rig.alive()) >= 2
+
+
+@as_root
+async def test_a_job_of_another_user_is_ended_too(rig: Rig) -> None:
+    result, _ = await rig.run(
+        "trap '' TERM; setsid sleep 60 & sleep 60",
+        process=Process(user="nobody"),
+        policy=Policy(timeout=seconds(0.3), kill_after=seconds(0.3)),
+    )
+    assert result.state is State.TIMED_OUT
+    assert rig.alive() == []
+
+
+async def test_ending_a_tree_does_not_stop_the_loop(rig: Rig) -> None:
+    code = """
+        import os, time
+        for _ in range(150):
+            if os.fork() == 0:
+                os.setsid()
+                break
+        time.sleep(60)
+    """
+    execution = await rig.executor.start(rig.attempt(python(code)))
+    await rig.until(lambda: len(rig.alive()) == 151)
+    worst = 0.0
+    execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(5))
+    waiting = asyncio.create_task(execution.wait())
+    while not waiting.done():
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        worst = max(worst, time.perf_counter() - before)
+    assert worst < 0.25  # of a loop that would otherwise stand still for each scan
