@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 
 from echosched.daemon import instant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -24,22 +26,19 @@ APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class SupervisorJournal:
     """Writes events in the journal's form (see :mod:`echosched.events`, whose fields these are)."""
 
-    __slots__ = ("_echo", "path")
+    __slots__ = ("_screen", "path")
 
     def __init__(self, path: str | None, *, echo: bool) -> None:
         """Write to *path*; with *echo* also to stdout (the foreground's habit)."""
         self.path = path
-        self._echo = echo
+        self._screen = Screen(1) if echo else None
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event. An unwritable journal never stops the supervisor; stderr says so."""
         line = json.dumps({"ts": instant.now_text(), "event": event, **fields}, separators=(",", ":")) + "\n"
         data = line.encode()
-        if self._echo:
-            try:
-                os.write(1, data)
-            except OSError:
-                self._echo = False  # the terminal is gone
+        if self._screen is not None:
+            self._screen.put(data)
         if self.path is None:
             return
         try:
@@ -52,12 +51,43 @@ class SupervisorJournal:
             complain(f"{self.path}: {error.strerror}; lost line: {line.rstrip()}")
 
 
+class Screen:
+    """A standard descriptor that may be a terminal, a pipe or gone; never waits for whoever reads it.
+
+    A stopped terminal (Ctrl-S) or a pager must not stop the supervisor. The descriptor itself may be
+    shared with a shell, so it is not made non-blocking: the same file is opened a second time.
+    """
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, number: int) -> None:
+        self._descriptor = number
+        try:
+            kind = os.fstat(number).st_mode
+            if stat.S_ISCHR(kind) or stat.S_ISFIFO(kind):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._descriptor = os.open(f"/proc/self/fd/{number}", flags)
+        except OSError:
+            pass  # another user's terminal, or no /proc: the descriptor as it is
+
+    def put(self, data: bytes) -> None:
+        """Write *data* if there is room for it; otherwise it is not shown."""
+        try:
+            os.write(self._descriptor, data)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close what was opened a second time."""
+        if self._descriptor > 2:
+            os.close(self._descriptor)
+
+
 def complain(text: str) -> None:
     """Write a line to stderr (``.out`` of a detached daemon), whatever has become of it."""
-    try:
-        os.write(2, f"{instant.now_text()} supervisor: {text}\n".encode())
-    except OSError:
-        pass
+    screen = Screen(2)
+    screen.put(f"{instant.now_text()} supervisor: {text}\n".encode())
+    screen.close()
 
 
 def reopen_output(path: str) -> None:
@@ -73,14 +103,21 @@ def reopen_output(path: str) -> None:
         os.close(descriptor)
 
 
-def is_oversized(path: str | None, max_size: int) -> bool:
-    """Tell whether *path* has reached the size at which it is rotated (0: never)."""
-    if path is None or max_size <= 0:
-        return False
-    try:
-        return os.stat(path).st_size >= max_size
-    except OSError:
-        return False
+def rotate_oversized(
+    paths: tuple[str | None, ...], max_size: int, keep: int, complain_: Callable[[str], None]
+) -> bool:
+    """Rotate each of *paths* that has reached *max_size* bytes (0: never); tell whether any was."""
+    rotated = False
+    for path in paths:
+        try:
+            if path is not None and 0 < max_size <= os.stat(path).st_size:
+                rotate(path, keep)
+                rotated = True
+        except FileNotFoundError:
+            continue  # taken away by somebody; the next line makes it anew
+        except OSError as error:
+            complain_(f"{path}: cannot be rotated: {error.strerror}")
+    return rotated
 
 
 def rotate(path: str, keep: int) -> None:

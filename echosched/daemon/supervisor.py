@@ -13,9 +13,7 @@ Once running, an error here never ends it: it is written to stderr and the loop 
 
 from __future__ import annotations
 
-import errno
 import os
-import select
 import signal
 import time
 
@@ -27,6 +25,7 @@ from echosched.daemon.sdnotify import Notifier
 from echosched.daemon.settings import Settings
 from echosched.daemon.shutdown import Shutdown
 from echosched.daemon.upgrade import Upgrade
+from echosched.daemon.wakeup import Wakeup, has_terminal
 from echosched.daemon.wire import Child
 
 TYPE_CHECKING = False
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 HOUSEKEEPING_SECONDS = 10.0
 STATE_SECONDS = 60.0
-OVERSLEPT_SECONDS = 1.0
 # Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
 KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
 
@@ -64,9 +62,8 @@ class Supervisor:
         self.restart_times: list[float] = []
         self.restart_at: float | None = None
         self.shutdown: Shutdown | None = None
-        self._signals: list[int] = []
+        self._has_terminal = self.settings.foreground and has_terminal()
         self._out_start = readiness.size_of(paths.out)
-        self._back_at = 0.0  # when we last woke up much later than we wanted
         self._housekeeping_at = 0.0
         self._state_at = 0.0
         self._complaints: set[str] = set()
@@ -79,14 +76,12 @@ class Supervisor:
             if document.get("stale_pid") is not None:
                 self.journal.emit("cleanup", removed_pid=document["stale_pid"])
         self.beat = Beat(paths.beat)
+        self._wakeup = Wakeup()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> int:
         """Supervise until told to stop (or giving up); return the exit code."""
-        self._poll = select.poll()
-        self._wake = self._install_signals()
-        self._poll.register(self._wake, select.POLLIN)
         if self.current is None:
             self.journal.emit("supervisor_start", pid=os.getpid())
             self.save_state()
@@ -108,31 +103,13 @@ class Supervisor:
         now = time.monotonic()
         self._timers(now)
         if self.exit_code is None:
-            self._wait(max(0.0, self._next_deadline() - time.monotonic()))
+            self._wakeup.wait(max(0.0, self._next_deadline() - time.monotonic()), self.workers())
         self._listen()
-        while self._signals:
-            self._signal(self._signals.pop(0))
+        while (number := self._wakeup.take()) is not None:
+            self._signal(number)
         self.reap()
         if self.shutdown is not None and self.exit_code is None:
             self.shutdown.turn()
-
-    def _wait(self, seconds: float) -> None:
-        watched = []
-        for each in self.workers():
-            if each.channel is not None:
-                self._poll.register(
-                    each.channel, select.POLLIN | (select.POLLOUT if each.wants_to_write else 0)
-                )
-                watched.append(each.channel)
-        due = time.monotonic() + seconds
-        if not self._signals:
-            for descriptor, _ in self._poll.poll(seconds * 1000 + 1):
-                if descriptor == self._wake:
-                    _drain(self._wake)
-        if time.monotonic() > due + OVERSLEPT_SECONDS:
-            self._back_at = time.monotonic()
-        for channel in watched:
-            self._poll.unregister(channel)
 
     def workers(self) -> list[worker.Worker]:
         """Return the worker and, during an upgrade, its standby."""
@@ -175,7 +152,14 @@ class Supervisor:
         if now >= self._state_at and self.ever_ready:
             self._state_at = now + STATE_SECONDS
             self.save_state()
-        self._rotate()
+        outs = () if self.settings.foreground else (self.settings.paths.out,)
+        if logfiles.rotate_oversized(
+            (self.settings.paths.log, *outs),
+            self.settings.log_max_size,
+            self.settings.log_keep,
+            self._complain_once,
+        ):
+            self.reopen()
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
@@ -256,7 +240,7 @@ class Supervisor:
             if not self.settings.watchdog:
                 return float("inf")
             # We may have slept ourselves, with the whole container: then its silence proves nothing.
-            return max(pulse.monotonic_ns / 1e9, self._back_at) + self.settings.watchdog
+            return max(pulse.monotonic_ns / 1e9, self._wakeup.back_at) + self.settings.watchdog
         return self.current.started + max(self.settings.start_limit, self.settings.watchdog)
 
     def _watchdog(self) -> None:
@@ -358,30 +342,14 @@ class Supervisor:
 
     # ── signals ───────────────────────────────────────────────────────────────────────────────
 
-    def _install_signals(self) -> int:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in handover.HANDLED:
-            signal.signal(number, self._note)
-        for name in ("SIGPIPE", "SIGTTIN", "SIGTTOU", "SIGTSTP"):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.HANDLED)
-        return reading
-
-    def _note(self, number: int, _frame: object) -> None:
-        if number != signal.SIGCHLD:  # that one only ends the wait: every turn reaps
-            self._signals.append(number)
-
     def _signal(self, number: int) -> None:
         name = proc.signal_name(number)
         if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self.stop(name)
         elif number == KEEP_JOBS_SIGNAL:
             self.stop(name, keep_jobs=True)
-        elif number == signal.SIGHUP and self.settings.foreground and _terminal_hung_up():
-            self.stop(name)
+        elif number == signal.SIGHUP and self._has_terminal and not has_terminal():
+            self.stop(name)  # from the terminal, which is gone; nobody asks for a reload
         elif number == signal.SIGHUP:
             if self.current is not None:
                 self.current.send("reload")
@@ -400,20 +368,6 @@ class Supervisor:
                 logfiles.complain(f"{out}: {error.strerror}")
         for each in self.workers():
             each.send("reopen")
-
-    def _rotate(self) -> None:
-        settings = self.settings
-        rotated = False
-        for path in (settings.paths.log, None if settings.foreground else settings.paths.out):
-            if path is not None and logfiles.is_oversized(path, settings.log_max_size):
-                try:
-                    logfiles.rotate(path, settings.log_keep)
-                except OSError as error:
-                    self._complain_once(f"{path}: cannot be rotated: {error.strerror}")
-                    continue
-                rotated = True
-        if rotated:
-            self.reopen()
 
     def _begin_upgrade(self) -> None:
         if self.upgrade is None and self.ever_ready:
@@ -449,8 +403,6 @@ class Supervisor:
         self.record.ended(how, exit_code, detail, self.children.as_list())
         self.save_state()
         _unlink(self.settings.paths.beat)
-        if self.settings.paths.socket is not None:
-            _unlink(self.settings.paths.socket)
         for path, descriptor in reversed(self.locks):
             lock.remove(path, descriptor, os.getpid())
         self.exit_code = exit_code
@@ -513,23 +465,6 @@ def _exit_code(who: worker.Worker, status: int) -> int:
     if who.failure is not None:
         return int(who.failure["exit_code"]) or 1
     return status if status > 0 else 1
-
-
-def _drain(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 4096):
-            pass
-    except BlockingIOError:
-        pass
-
-
-def _terminal_hung_up() -> bool:
-    """Tell whether SIGHUP came from a terminal that is gone, not from somebody who wants a reload."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno == errno.EIO
-    return False
 
 
 def _unlink(path: str) -> None:
