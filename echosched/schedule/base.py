@@ -74,3 +74,8 @@ def quoted(text: object) -> str:
     plain = str(text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain[:120])
     return f'"{shown}…"' if len(plain) > 120 else f'"{shown}"'
+
+
+def short(text: str) -> str:
+    """Return *text* bounded, as a part of a message; ``empty`` for nothing."""
+    return (text if len(text) <= 60 else text[:60] + "…") or "empty"

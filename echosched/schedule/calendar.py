@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 
 from echosched.errors import ScheduleError
-from echosched.schedule.base import quoted
+from echosched.schedule.base import quoted, short
 from echosched.schedule.days import ALL_DOM, ALL_MONTHS, ALL_WEEKDAYS, Days
 from echosched.schedule.instants import Once
 from echosched.schedule.wall import (
@@ -130,13 +130,13 @@ def _weekdays(word: str) -> int:
         numbers = [_WEEKDAY.get(name.lower()) for name in (first, *last)]
         if None in numbers:
             wrong = (first, *last)[numbers.index(None)]
-            raise ScheduleError(f"weekday must be Mon–Sun, not {wrong or 'empty'} in {word}")
+            raise ScheduleError(f"weekday must be Mon–Sun, not {short(wrong)} in {short(word)}")
         low, high = numbers[0], numbers[-1]
         assert low is not None  # noqa: S101 - for the type checker: None was refused above
         assert high is not None  # noqa: S101
         if low > high:
             raise ScheduleError(
-                f"weekday range {item} runs backwards: must be Mon–Sun, the earlier day first "
+                f"weekday range {short(item)} runs backwards: must be Mon–Sun, the earlier day first "
                 "(use a list such as Sat,Sun,Mon)"
             )
         mask |= (2 << high) - (1 << low)
@@ -152,7 +152,7 @@ def _days(date: str | None, weekdays: int) -> Days:
         pieces = ["*", "-", *pieces]
     if len(pieces) != 5 or pieces[1] == "~":
         raise ScheduleError(
-            f"date must be year-month-day or month-day (~ before the day: from the end), not {date}"
+            f"date must be year-month-day or month-day (~ before the day: from the end), not {short(date)}"
         )
     from_end = pieces[3] == "~"
     year_parts = _parts(pieces[0], YEAR)
@@ -168,7 +168,9 @@ def _days(date: str | None, weekdays: int) -> Days:
     months = _mask(_parts(pieces[2], MONTH), MONTH) >> 1 or ALL_MONTHS
     days = Days(months=months, dom=dom, tail=tail, weekdays=weekdays, years=years)
     if not days.possible():
-        raise ScheduleError(f"never fires: no day of the calendar is {date} (or none on these weekdays)")
+        raise ScheduleError(
+            f"never fires: no day of the calendar is {short(date)} (or none on these weekdays)"
+        )
     return days
 
 
@@ -178,7 +180,7 @@ def _time(time: str | None) -> tuple[int, int, Seconds, bool]:
         return 1, 1, ON_THE_MINUTE, False
     hour, *rest = time.split(":")
     if len(rest) not in (1, 2):
-        raise ScheduleError(f"time must be hour:minute or hour:minute:second, not {time}")
+        raise ScheduleError(f"time must be hour:minute or hour:minute:second, not {short(time)}")
     hours = _mask(_parts(hour, HOUR), HOUR) or ALL_HOURS
     minutes = _mask(_parts(rest[0], MINUTES), MINUTES) or ALL_MINUTES
     star = hour.startswith("*") or rest[0].startswith("*")
@@ -208,7 +210,7 @@ def _parts(text: str, unit: Unit) -> list[Part] | None:
         if match is None or (unit is not SECONDS and "." in item.replace("..", "")):
             hint = " (a repetition needs a number in front, such as 0/5)" if item.startswith("*") else ""
             raise ScheduleError(
-                f"{unit.name} must be {_allowed(unit)}, not {item or 'empty'} in {text}{hint}"
+                f"{unit.name} must be {_allowed(unit)}, not {short(item)} in {short(text)}{hint}"
             )
         first = _number(match[1], match[2], unit)
         last = -1 if match[3] is None else _number(match[3], match[4], unit)
@@ -217,10 +219,10 @@ def _parts(text: str, unit: Unit) -> list[Part] | None:
         if match[5] is not None:
             step = _number(match[5], match[6], SECONDS if unit is SECONDS else DOM)
             if step == 0:
-                raise ScheduleError(f"{unit.name} repetition must be at least 1, not 0 in {item}")
+                raise ScheduleError(f"{unit.name} repetition must be at least 1, not 0 in {short(item)}")
         elif unit is SECONDS and last >= 0 and first + step > last:
             raise ScheduleError(
-                f"{unit.name} range {item} is shorter than a second (give a step, such as /0.1)"
+                f"{unit.name} range {short(item)} is shorter than a second (give a step, such as /0.1)"
             )
         parts.append(_checked(Part(first, last, step), unit, item))
     return parts
@@ -245,14 +247,16 @@ def _checked(part: Part, unit: Unit, item: str) -> Part:
         last, step = -1, 0
     for value in (first, last):
         if value >= 0 and not unit.low <= value <= unit.high:
-            raise ScheduleError(f"{unit.name} must be {_allowed(unit)}, not {item}")
+            raise ScheduleError(f"{unit.name} must be {_allowed(unit)}, not {short(item)}")
     if last >= 0 and last < first:
         raise ScheduleError(
-            f"{unit.name} range {item} runs backwards: must be {_allowed(unit)}, smaller first"
+            f"{unit.name} range {short(item)} runs backwards: must be {_allowed(unit)}, smaller first"
         )
     reach = first - step if unit is FROM_END else first + step
     if step > unit.high - unit.low or (last < 0 and not unit.low <= reach <= unit.high):
-        raise ScheduleError(f"{unit.name} repetition in {item} never comes round within {_allowed(unit)}")
+        raise ScheduleError(
+            f"{unit.name} repetition in {short(item)} never comes round within {_allowed(unit)}"
+        )
     return Part(first, last, step)
 
 

@@ -22,7 +22,7 @@ def parse_after(text: str) -> After | None:
         )
     when = words[2].lower() if len(words) == 3 else "success"
     if when not in _WHEN:
-        raise ScheduleError(f"{quoted(text)}: when must be one of {' '.join(_WHEN)}, not {words[2]}")
+        raise ScheduleError(f"{quoted(text)}: when must be one of {' '.join(_WHEN)}, not {quoted(words[2])}")
     return After(words[1], _WHEN[when])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from echosched.errors import ScheduleError
-from echosched.schedule.base import quoted
+from echosched.schedule.base import quoted, short
 from echosched.schedule.days import Days
 from echosched.schedule.fields import (
     HOUR,
@@ -119,8 +119,9 @@ def _parse_days(fields: list[str], name: str) -> Days:
         )
         if not days.possible():
             raise ScheduleError(
-                f"never fires: no day is day-of-month {dom_text} (1–31) in month {month_text} (1–12)"
-                f" with day-of-week {dow_text} (0–7)" + (f" in year {fields[3]}" if years else "")
+                f"never fires: no day is day-of-month {short(dom_text)} (1–31) in month {short(month_text)} (1–12)"
+                f" with day-of-week {short(dow_text)} (0–7)"
+                + (f" in year {short(fields[3])}" if years else "")
             )
         _remember(_days, key, days)
     return days

@@ -24,7 +24,7 @@ from echosched.schedule.wall import ALL_HOURS, ALL_MINUTES, EVERY_SECOND, Wall
 from echosched.schedule.zones import DAY, EPOCH_ORDINAL, HOUR, MAX_MICROS, MIN_MICROS, Zone, get_zone
 
 _DATES = re.compile(r"(\d{4}-\d{2}-\d{2})\s*\.\.\s*(\d{4}-\d{2}-\d{2})", re.ASCII)
-_PATIENCE = 50_000  # looks before giving up; rules jump by days and hours, so real ones need a few hundred
+_PATIENCE = 20_000  # looks before giving up; rules jump by days and hours, so real ones need a few hundred
 
 
 class Exclusion(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from echosched.errors import ScheduleError
+from echosched.schedule.base import short
 from echosched.schedule.spread import stable_hash
 
 _MONTHS = {
@@ -73,7 +74,7 @@ def parse_day_of_month(text: str, name: str = "") -> DayItems:
             back = item[2:]
             if not back.isdigit() or not 0 <= int(back[:9]) <= 30:
                 raise ScheduleError(
-                    f"day-of-month offset from the last day must be 0–30, not {back or 'empty'} in {item}"
+                    f"day-of-month offset from the last day must be 0–30, not {short(back)} in {short(item)}"
                 )
             tail |= 1 << int(back)
         else:
@@ -91,7 +92,7 @@ def parse_day_of_week(text: str, name: str = "") -> DayItems:
             day, _, ordinal = item.partition("#")
             if not ordinal.isdigit() or not 1 <= int(ordinal[:9]) <= 5:
                 raise ScheduleError(
-                    f"day-of-week ordinal after # must be 1–5, not {ordinal or 'empty'} in {item}"
+                    f"day-of-week ordinal after # must be 1–5, not {short(ordinal)} in {short(item)}"
                 )
             nth.append(((_value(DAY_OF_WEEK, day, text) - 1) % 7, int(ordinal)))
         elif item == "L":
@@ -116,7 +117,7 @@ def _parse_item(field: Field, item: str, whole: str, name: str) -> int:
         span = field.high - field.low + 1
         if not step_text.isdigit() or not 1 <= int(step_text[:9]) <= span:
             raise ScheduleError(
-                f"{field.name} step must be 1–{span}, not {step_text or 'empty'} in {item} "
+                f"{field.name} step must be 1–{span}, not {short(step_text)} in {short(item)} "
                 f"(values are {field.allowed})"
             )
         step = int(step_text)
@@ -139,7 +140,7 @@ def _range(field: Field, body: str, whole: str) -> tuple[int, int]:
         high = 7  # a week may end on Sunday
     if high < low:
         raise ScheduleError(
-            f"{field.name} range {body} runs backwards: must be {field.allowed}, the smaller value first"
+            f"{field.name} range {short(body)} runs backwards: must be {field.allowed}, the smaller value first"
         )
     return low, high
 
@@ -149,7 +150,9 @@ def _hashed(field: Field, body: str, step: int, whole: str, name: str) -> int:
     low, high = field.low, field.hashed_high
     if len(body) > 1:
         if not body.endswith(")") or "-" not in body:
-            raise ScheduleError(f"{field.name} {body} must be H or H(first-last) within {field.allowed}")
+            raise ScheduleError(
+                f"{field.name} {short(body)} must be H or H(first-last) within {field.allowed}"
+            )
         low, high = _range(field, body[2:-1], whole)
     choice = stable_hash(name, field.name)
     if not step:
@@ -165,8 +168,10 @@ def _value(field: Field, text: str, whole: str) -> int:
     elif text in field.names:
         return field.names[text]
     if not text and "," in whole and "" in whole.split(","):
-        raise ScheduleError(f"{field.name} has an empty list item in {whole} (values are {field.allowed})")
+        raise ScheduleError(
+            f"{field.name} has an empty list item in {short(whole)} (values are {field.allowed})"
+        )
     raise ScheduleError(
-        f"{field.name} must be {field.allowed}, not {text or 'empty'}"
-        + (f" in {whole}" if text != whole else "")
+        f"{field.name} must be {field.allowed}, not {short(text)}"
+        + (f" in {short(whole)}" if text != whole else "")
     )

@@ -18,6 +18,7 @@ from echosched.schedule.zones import Zone, get_zone
 
 _LONGEST = 2_000
 _DST = ("once", "skip", "every")
+_HASHED = re.compile(r"(?<![0-9A-Za-z])[Hh](?![A-Za-z])")  # cron's H, not the h of 6h or Thu
 _INSTANT = re.compile(r"\d{4}-\d{1,2}-\d{1,2}[Tt]\d", re.ASCII)
 
 # Equal texts share one object. Schedules are immutable, so sharing is safe; the bound keeps the keys of
@@ -50,7 +51,8 @@ def parse_schedule(
         return excluding(schedule, [except_] if isinstance(except_, str) else list(except_), timezone)
     if not isinstance(text, str):
         return _union(text, timezone, name, anchor, dst)
-    key = (text, timezone, dst, name if "H" in text.upper() else "", anchor)
+    hashed = ("H" in text or "h" in text) and _HASHED.search(text)
+    key = (text, timezone, dst, name if hashed else "", anchor)
     try:
         return _cache[key]
     except KeyError:
@@ -81,6 +83,10 @@ def _parse(text: str, timezone: str, name: str, anchor: datetime | None, dst: st
     zone = get_zone(timezone)
     if len(text) > _LONGEST:
         raise ScheduleError(f"{quoted(text)}: is too long ({_LONGEST} characters at most)")
+    if not text.isprintable():
+        odd = next((c for c in text if not c.isprintable() and c not in " \t\r\n"), "")
+        if odd:
+            raise ScheduleError(f"{quoted(text)}: must be plain text, without control characters")
     words = text.split(None, 1)
     if not words:
         raise ScheduleError(f"{quoted(text)}: is empty (use cron, calendar, every or at)")
