@@ -35,6 +35,7 @@ Echo = int | Callable[[bytes], object] | None
 
 _PENDING_BYTES = 4 * 1024 * 1024  # kept while the file cannot be written
 _ECHO_BYTES = 256 * 1024  # kept while a terminal is stopped or a pipe is full
+_PORTION = 250  # events of one turn of the loop: about 2 ms
 _OPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -142,7 +143,7 @@ class Journal:
         elif not self._scheduled:
             self._scheduled = True
             try:
-                self._call_soon(self.flush)
+                self._call_soon(self._turn)
             except RuntimeError:  # the loop is closed: what is told now is told at once
                 self._call_soon = None
                 self.flush()
@@ -151,6 +152,18 @@ class Journal:
         """Write all that is pending as far as possible; never raises."""
         self._scheduled = False
         events, self._events = self._events, []
+        self._write(events)
+
+    def _turn(self) -> None:
+        """Write a portion: a burst of thousands of events must not hold up the loop by encoding them at once."""
+        self._scheduled = False
+        portion, self._events = self._events[:_PORTION], self._events[_PORTION:]
+        self._write(portion)
+        if self._events and self._call_soon is not None:
+            self._scheduled = True
+            self._call_soon(self._turn)
+
+    def _write(self, events: list[Event]) -> None:
         for event in events:
             encoded = line(event)
             self._last = event.ts

@@ -84,6 +84,12 @@ class Decider:
         for name in [name for name in self._conditions if name and name not in jobs]:
             del self._conditions[name]
         self._wanted = {occasion for target in self._targets.values() for occasion in target.on}
+        self._watched = any(target.kind == "healthchecks" for target in self._targets.values()) or any(
+            job.policy.healthcheck for job in jobs.values()
+        )
+        # What a run that begins, or succeeds, can be wanted for: nothing at all, mostly.
+        self._start_matters = self._watched or not self._wanted.isdisjoint(("slow", "overdue"))
+        self._success_matters = self._watched or not self._wanted.isdisjoint(("success", "output", "slow"))
         self._expected = {}
         self._due = [entry for entry in self._due if entry[1] == "slow"]
         heapq.heapify(self._due)
@@ -159,6 +165,8 @@ class Decider:
     # ── events ────────────────────────────────────────────────────────────────────────────────
 
     def _run_start(self, event: events.RunStart) -> list[Message]:
+        if not self._start_matters and event.job not in self._conditions:
+            return []
         message = _of(event)
         if self._wants("slow", event.job):
             self._watch_slow(event)
@@ -175,6 +183,9 @@ class Decider:
         return told + (self._pings("start", message) if event.attempt == 1 else [])
 
     def _run_end(self, event: events.RunEnd) -> list[Message]:
+        quiet = event.state == "succeeded" and event.job not in self._conditions
+        if quiet and not self._success_matters:
+            return []
         message = _of(
             event, state=event.state, why=event.error, exit_code=event.exit_code, signal=event.signal,
             duration_seconds=event.duration_seconds, output_bytes=event.output_bytes,

@@ -58,17 +58,39 @@ def test_with_a_loop_one_turn_is_one_write(tmp_path, monkeypatch):
     sizes: list[int] = []
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: sizes.append(len(data)) or real(fd, data))
-    for number in range(500):
+    for number in range(200):
         journal.emit(paused(f"job{number}"))
     assert len(loop.calls) == 1
     assert not sizes
     loop.turn()
     assert len(sizes) == 1
-    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(500)]
+    assert not loop.calls
+    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(200)]
     journal.emit(paused("later"))
     assert len(loop.calls) == 1
     journal.close()
     assert jobs_in(tmp_path / "j.log")[-1] == "later"
+
+
+def test_a_burst_is_written_in_portions_and_in_order(tmp_path):
+    loop = Loop()
+    journal = Journal(tmp_path / "j.log", call_soon=loop.call_soon)
+    for number in range(1000):
+        journal.emit(paused(f"job{number}"))
+    loop.turn()
+    journal.emit(paused("late"))
+    written = len(jobs_in(tmp_path / "j.log"))
+    assert 0 < written < 1000
+    turns = 0
+    while loop.calls:
+        loop.turn()
+        turns += 1
+    assert turns > 1
+    assert jobs_in(tmp_path / "j.log") == [*(f"job{n}" for n in range(1000)), "late"]
+    journal.emit(paused("last"))
+    journal.flush()
+    assert jobs_in(tmp_path / "j.log")[-1] == "last"
+    journal.close()
 
 
 def test_a_closed_loop_makes_the_journal_write_at_once(tmp_path):
