@@ -1,7 +1,7 @@
 """What can be known of a daemon without asking it: lock, identity, state and beat files.
 
 Never touches the worker's socket, so a hung worker cannot hang ``status``; imports nothing heavy, so
-``status`` costs little more than the interpreter (psutil only when there is a process to look at).
+``status`` costs little more than the interpreter (psutil only where there is no /proc).
 """
 
 from __future__ import annotations
@@ -117,17 +117,7 @@ def _describe_running(
 
 def _usage(*pids: int | None) -> tuple[float | None, int | None]:
     """Return CPU seconds and resident bytes of supervisor and worker, without the jobs below them."""
-    import psutil
-
-    cpu, rss = 0.0, 0
-    for pid in pids:
-        if pid is None:
-            continue
-        try:
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            cpu += times.user + times.system
-            rss += process.memory_info().rss
-        except psutil.Error:
-            continue  # it ended between two looks
-    return (round(cpu, 2), rss) if rss else (None, None)
+    found = [used for pid in pids if pid is not None and (used := proc.usage(pid)) is not None]
+    if not found:
+        return None, None
+    return round(sum(cpu for cpu, _ in found), 2), sum(rss for _, rss in found)

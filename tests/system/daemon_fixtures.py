@@ -42,13 +42,23 @@ class Home:
 
         self.paths = paths_in(str(path))
         self.popen: list[subprocess.Popen[str]] = []
+        self.python = sys.executable
 
     def argv(self, verb: str, **wishes: Any) -> list[str]:
-        return [sys.executable, STARTER, str(self.path), verb, json.dumps(wishes)]
+        return [self.python, STARTER, str(self.path), verb, json.dumps(wishes)]
+
+    def environment(self) -> dict[str, str]:
+        """Return ours; another interpreter also gets the libraries of this one."""
+        if self.python == sys.executable:
+            return dict(os.environ)
+        return environment_with(
+            PYTHONPATH=os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+        )
 
     def run(self, verb: str, *, timeout: float = 60, prefix: tuple[str, ...] = (), **wishes: Any) -> Any:
         return subprocess.run(
             [*prefix, *self.argv(verb, **wishes)],
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=timeout,

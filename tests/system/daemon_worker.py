@@ -41,6 +41,7 @@ def main() -> int:
         "standby" if link.standby else "worker",
         *(repr(child) for child in link.children),
     )
+    note("environment", *sorted(os.environ))
     print("worker says hello", file=sys.stderr, flush=True)
     kind, *parameters = mode.split(":", 2)
     if kind == "exit":
