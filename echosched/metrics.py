@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from echosched.events import Event
     from echosched.protocols import Facts
 
+_JOB = "job_name"  # "job" is what Prometheus itself calls the scrape; it would rename ours to exported_job
 OTHER = "(other)"  # parentheses: no job can be called so
 
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
@@ -245,7 +246,7 @@ class _Collector:
                 if isinstance(count, int):
                     family.add_metric([condition], float(count))
             yield family
-        coming = GaugeMetricFamily("echosched_next_slot_timestamp_seconds", "Soonest slots", labels=["job"])
+        coming = GaugeMetricFamily("echosched_next_slot_timestamp_seconds", "Soonest slots", labels=[_JOB])
         soonest: dict[str, float] = {}
         for row in self._status.get("next") or ():
             at = _timestamp(row.get("at")) if isinstance(row, Mapping) else None
@@ -260,28 +261,28 @@ class _Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         told = self._snapshot
-        slots = CounterMetricFamily("echosched_slots", "Slots accounted for", labels=["job"])
+        slots = CounterMetricFamily("echosched_slots", "Slots accounted for", labels=[_JOB])
         for job, count in told.get("slots", {}).items():
             slots.add_metric([job], count)
         yield slots
-        runs = CounterMetricFamily("echosched_runs", "Runs by outcome", labels=["job", "state"])
+        runs = CounterMetricFamily("echosched_runs", "Runs by outcome", labels=[_JOB, "state"])
         for job, counts in told.get("runs", {}).items():
             for state, count in counts.items():
                 runs.add_metric([job, state], count)
         yield runs
         missed = sum(counts.get("missed", 0) for counts in told.get("runs", {}).values())
         yield CounterMetricFamily("echosched_missed_slots", "Slots that nobody could run", value=missed)
-        retries = CounterMetricFamily("echosched_retries", "Attempts after a failed one", labels=["job"])
+        retries = CounterMetricFamily("echosched_retries", "Attempts after a failed one", labels=[_JOB])
         for job, count in told.get("retries", {}).items():
             retries.add_metric([job], count)
         yield retries
         last = GaugeMetricFamily(
-            "echosched_last_success_timestamp_seconds", "End of the last run that succeeded", labels=["job"]
+            "echosched_last_success_timestamp_seconds", "End of the last run that succeeded", labels=[_JOB]
         )
         for job, at in told.get("last_success", {}).items():
             last.add_metric([job], at)
         yield last
-        durations = HistogramMetricFamily("echosched_run_duration_seconds", "Start to end", labels=["job"])
+        durations = HistogramMetricFamily("echosched_run_duration_seconds", "Start to end", labels=[_JOB])
         for job, histogram in told.get("durations", {}).items():
             durations.add_metric([job], _buckets(histogram), histogram["sum"])
         yield durations

@@ -36,7 +36,8 @@ def values(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 STATUS = {
     "running": True, "pid": 4, "health": "ok", "version": "0.1", "restarts": 2,
-    "last_activity": "2026-11-21T08:00:00.500000Z", "started_at": "2026-11-21T07:00:00.000000Z", "cpu_seconds": 1.25, "rss_bytes": 30_000_000,
+    "last_activity": "2026-11-21T08:00:00.500000Z", "started_at": "2026-11-21T07:00:00.000000Z",
+    "cpu_seconds": 1.25, "rss_bytes": 30_000_000,
     "runs": {"running": 3, "queued": 1, "succeeded": 9}, "jobs": {"total": 5, "paused": 1},
     "next": [{"job": "a", "at": "2026-11-21T09:00:00.000000Z"}, {"job": "a", "at": "2026-11-21T10:00:00.000000Z"}],
 }  # fmt: skip
@@ -54,7 +55,7 @@ def test_each_run_is_counted_once_whatever_events_it_makes():
     metrics.emit(events.RunMissed(**run(), reason="x"))
     metrics.emit(events.RunSkipped(**run(), reason="x"))
     told = values(render(json.loads(json.dumps(metrics.snapshot())), STATUS))
-    job = ("job", "a")
+    job = ("job_name", "a")
     for state in ("succeeded", "abandoned", "missed", "skipped"):
         assert told["echosched_runs_total", (job, ("state", state))] == 1
     assert told["echosched_slots_total", (job,)] == 3
@@ -77,7 +78,7 @@ def test_the_status_is_told():
     assert told["echosched_runs_queued", ()] == 1
     assert told["echosched_jobs", (("condition", "paused"),)] == 1
     assert told["echosched_last_beat_timestamp_seconds", ()] == AT.timestamp() + 0.5
-    assert told["echosched_next_slot_timestamp_seconds", (("job", "a"),)] == AT.timestamp() + 3600
+    assert told["echosched_next_slot_timestamp_seconds", (("job_name", "a"),)] == AT.timestamp() + 3600
     assert told["echosched_info", (("version", "0.1"),)] == 1
 
 
@@ -122,7 +123,7 @@ def test_hostile_job_names_are_escaped():
     name = 'a"} 1\nechosched_up 7\\'
     metrics.emit(end(name))
     told = values(render(metrics.snapshot(), STATUS))
-    assert told["echosched_runs_total", (("job", name), ("state", "succeeded"))] == 1
+    assert told["echosched_runs_total", (("job_name", name), ("state", "succeeded"))] == 1
     assert told["echosched_up", ()] == 1
 
 
