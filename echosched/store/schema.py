@@ -23,6 +23,7 @@ from echosched.store.queries import SQL_DIRECTORY
 APPLICATION_ID = 0x45636865  # "Eche" in the file's header: tells our databases from other programs'
 FILE_MODE = 0o640
 _SETTLE_SECONDS = 0.02
+_SMALLEST_PAGE = 512
 
 
 def migrations() -> tuple[str, ...]:
@@ -88,24 +89,44 @@ def create_if_missing(path: Path) -> None:
         raise StoreUnusable(f"{path}: is not a plain file (give another path with --db)")
 
 
-def judge(path: Path, newest: int, *, busy_seconds: float, mode: str = "ro") -> int:
+def judge(path: Path, newest: int, *, busy_seconds: float) -> int:
     """Return the schema version of the existing file at *path* (0: empty); it is only read.
 
     Raises ``StoreUnusable`` for what must not be touched.
     """
+    cure = "move it away, or give another path with --db"
+    no_database = f"{path}: is not a SQLite database; nothing was changed ({cure})"
     try:
-        if os.stat(path).st_size == 0:
+        size = os.stat(path).st_size
+        if size == 0:
             return 0
-        with contextlib.closing(connect(path, mode, busy_seconds=busy_seconds)) as connection:
-            return version_of(connection, path, newest)
+        if size < _SMALLEST_PAGE:  # SQLite would take it for an empty file, and fill it
+            raise StoreUnusable(no_database)
+        if reading_mode(path) == "immutable":
+            # What fails here may be a file that another process is just creating: look again with locks.
+            with contextlib.suppress(sqlite3.Error):
+                return _version_at(path, newest, "immutable", busy_seconds)
+        return _version_at(path, newest, "ro", busy_seconds)
     except sqlite3.Error as error:
         if primary_code(error) == sqlite3.SQLITE_NOTADB:
-            raise StoreUnusable(
-                f"{path}: is not a SQLite database; nothing was changed (move it away, or give another path with --db)"
-            ) from error
+            raise StoreUnusable(no_database) from error
         raise translate(error, str(path)) from error
     except OSError as error:
         raise StoreUnavailable(f"{path}: cannot be looked at: {error.strerror}") from error
+
+
+def _version_at(path: Path, newest: int, mode: str, busy_seconds: float) -> int:
+    with contextlib.closing(connect(path, mode, busy_seconds=busy_seconds)) as connection:
+        return version_of(connection, path, newest)
+
+
+def reading_mode(path: Path) -> str:
+    """Return how to read *path* without leaving anything behind.
+
+    Without a log nobody has the database open, and it can be read as it lies there; opened in the
+    ordinary way, even for reading, SQLite would make a log and a shared-memory file and leave them.
+    """
+    return "ro" if os.path.exists(f"{path}-wal") else "immutable"
 
 
 def version_of(connection: sqlite3.Connection, path: Path, newest: int) -> int:
@@ -159,8 +180,7 @@ def open_for_writing(
 def open_for_reading(path: Path, newest: int, *, busy_seconds: float) -> sqlite3.Connection:
     """Return a connection that never writes to the database at *path*, which must exist in schema *newest*.
 
-    Another process may be writing. Where this user may not make the shared-memory file that reading
-    beside a writer takes, and no writer has left a log, the file is read as it lies there.
+    Another process may be writing. The connection is good as long as :func:`reading_mode` stays the same.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -170,19 +190,12 @@ def open_for_reading(path: Path, newest: int, *, busy_seconds: float) -> sqlite3
         ) from error
     if not stat.S_ISREG(mode):
         raise StoreUnusable(f"{path}: is not a plain file (give another path with --db)")
-    attempts = ["ro"] if os.path.exists(f"{path}-wal") else ["ro", "immutable"]
-    for kind in attempts:
-        try:
-            version = judge(path, newest, busy_seconds=busy_seconds, mode=kind)
-            if version != newest:
-                raise StoreUnusable(
-                    f"{path}: has schema {version}, this program reads {newest} (start the daemon once to migrate it)"
-                )
-            return connect(path, kind, busy_seconds=busy_seconds)
-        except StoreUnavailable:
-            if kind == attempts[-1]:
-                raise
-    raise AssertionError("unreachable")
+    version = judge(path, newest, busy_seconds=busy_seconds)
+    if version != newest:
+        raise StoreUnusable(
+            f"{path}: has schema {version}, this program reads {newest} (start the daemon once to migrate it)"
+        )
+    return connect(path, reading_mode(path), busy_seconds=busy_seconds)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, steps: Sequence[str], stamp: str) -> Path | None:

@@ -60,6 +60,7 @@ class SqliteStore:
         self._reader: _Reader | None = None
         self._pruner = Pruner()
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._reading_mode = ""
 
     async def open(self, *, must_write: bool = True) -> None:
         """Open or create the file and migrate it up.
@@ -68,7 +69,7 @@ class SqliteStore:
         prevents it, ``StoreCorrupt`` where the file is damaged. Without *must_write* an outside fault is
         left to the first write that meets it.
         """
-        self._reader = _Reader(str(self.path), self._connect_reader)
+        self._reader = _Reader(str(self.path), self._connect_reader, self._is_stale)
         try:
             if self.read_only:
                 await self._reader.run(lambda connection: None)
@@ -257,8 +258,13 @@ class SqliteStore:
         stamp = f"{self._clock.now():%Y%m%dT%H%M%SZ}"
         return schema.open_for_writing(self.path, self._steps, stamp, busy_seconds=self._busy_seconds)
 
+    def _is_stale(self) -> bool:
+        """Tell whether a writer came or left since this reader connected (then it must connect anew)."""
+        return self.read_only and self._reading_mode != schema.reading_mode(self.path)
+
     def _connect_reader(self) -> sqlite3.Connection:
         if self.read_only:
+            self._reading_mode = schema.reading_mode(self.path)
             return schema.open_for_reading(self.path, len(self._steps), busy_seconds=self._busy_seconds)
         # Open for writing although it only reads: this connection also runs the checkpoints.
         connection = schema.connect(self.path, "rw", busy_seconds=self._busy_seconds)
@@ -269,9 +275,12 @@ class SqliteStore:
 class _Reader:
     """One thread with one connection for reading; a connection that failed is opened again."""
 
-    def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self, path: str, connect: Callable[[], sqlite3.Connection], is_stale: Callable[[], bool]
+    ) -> None:
         self._path = path
         self._connect = connect
+        self._is_stale = is_stale
         self._connection: sqlite3.Connection | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
 
@@ -294,6 +303,8 @@ class _Reader:
 
     def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         try:
+            if self._connection is not None and self._is_stale():
+                self._disconnect()
             if self._connection is None:
                 self._connection = self._connect()
             return work(self._connection)
