@@ -7,6 +7,7 @@ long as the batch took; claims of due slots pass in between.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ async def run(context: Context) -> Mapping[str, Any]:
         await _prune_store(context, now, total)
     except StoreError as err:
         raise ExecutionError(f"retention: {err}") from err
+    await asyncio.to_thread(remove_empty, context.runs_dir)
     old_reports = await asyncio.to_thread(
         _reports_before, context.reports_dir, now - context.retention.reports
     )
@@ -76,6 +78,22 @@ async def _prune_store(context: Context, now: datetime, total: dict[str, int]) -
         total["outputs"] += removed
         total["bytes"] += freed
         await asyncio.sleep(min(0.25, max(0.005, context.clock.monotonic() - began)))
+
+
+def remove_empty(runs: Path) -> int:
+    """Remove empty directories of outputs, the two newest left alone: a run may be about to write there."""
+    try:
+        numbered = sorted(
+            (path for path in runs.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
+        )
+    except OSError:
+        return 0
+    removed = 0
+    for path in numbered[:-2]:
+        with contextlib.suppress(OSError):  # not empty: mostly
+            path.rmdir()
+            removed += 1
+    return removed
 
 
 def _reports_before(directory: Path, limit: datetime) -> list[Path]:

@@ -35,6 +35,16 @@ async def test_rows_go_in_batches_and_their_outputs_with_them(make, rows, tmp_pa
     assert "runs: 203\n" in "".join(make.output)
 
 
+async def test_emptied_directories_of_outputs_go_but_not_the_newest(make):
+    context = make()
+    for number in ("000", "001", "002", "010", "999", "1000"):
+        (context.runs_dir / number).mkdir()
+    (context.runs_dir / "mine").mkdir()
+    (context.runs_dir / "001" / "1500.1.log").touch()
+    await load("retention")(context)
+    assert sorted(p.name for p in context.runs_dir.iterdir()) == ["001", "1000", "999", "mine"]
+
+
 async def test_old_reports_go_and_latest_and_foreign_files_stay(make, tmp_path):
     context = make()
     old = context.clock.now().timestamp() - 40 * 86400
