@@ -106,6 +106,7 @@ class DaemonContext(_Base):  # type: ignore[misc]  # python-daemon is untyped
         self._target = (uid, gid, initgroups)
         self._leave_launcher = leave_launcher
         self._ready_fd: int | None = None
+        self._out_stream: IO[Any] | None = None
 
     def open(self) -> None:
         """Become the daemon. Returns in the daemon only; the starting process leaves here."""
@@ -119,6 +120,7 @@ class DaemonContext(_Base):  # type: ignore[misc]  # python-daemon is untyped
             self._fork_and_wait()
         try:
             super().open()
+            self._close_out()
             self._drop_privileges()
         except BaseException as error:
             self._tell_failure(error)
@@ -147,10 +149,17 @@ class DaemonContext(_Base):  # type: ignore[misc]  # python-daemon is untyped
     def _open_out(self) -> None:
         descriptor = os.open(str(self.out), logfiles.APPEND, 0o640)
         stream = os.fdopen(descriptor, "ab", buffering=0)
+        self._out_stream = stream
         if self.stdout is None:
             self.stdout = stream
         if self.stderr is None:
             self.stderr = stream
+
+    def _close_out(self) -> None:
+        """Close what has become 1 and 2."""
+        if self._out_stream is not None:
+            self._out_stream.close()
+            self._out_stream = None
 
     def _lock_early(self) -> None:
         from echosched.daemon.pidfile import PIDFile

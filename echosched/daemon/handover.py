@@ -71,7 +71,7 @@ def execute(document: dict[str, Any], descriptors: list[int]) -> NoReturn:
             os.set_inheritable(descriptor, True)
         os.execv(sys.executable, command(str(carrier)))  # noqa: S606 - an argument vector, no shell
     except OSError as error:  # which does not say what could not be executed
-        raise OSError(error.errno, os.strerror(error.errno), sys.executable) from error
+        raise OSError(error.errno, os.strerror(error.errno or 0), sys.executable) from error
     finally:
         os.close(carrier)
         for descriptor, flag in zip(descriptors, was_inheritable, strict=True):
