@@ -14,6 +14,7 @@ from typing import NamedTuple
 from echosched.errors import ScheduleError
 from echosched.schedule.base import quoted, short
 from echosched.schedule.days import ALL_DOM, ALL_MONTHS, ALL_WEEKDAYS, Days
+from echosched.schedule.durations import duration_micros
 from echosched.schedule.instants import Once
 from echosched.schedule.wall import (
     ALL_HOURS,
@@ -95,10 +96,7 @@ def _parse(text: str, zone: Zone, dst: str, shown: str) -> Wall | Once:
     time = words.pop() if words and ":" in words[-1] else None
     date = words.pop() if words else None
     if words or (date is not None and not re.search("[-~]", date)):
-        raise ScheduleError(
-            "is neither a cron expression (5–7 fields) nor a calendar one (weekdays, date, time, zone, "
-            "such as Mon..Fri *-*-* 08:00)"
-        )
+        raise ScheduleError(_neither(text))
     days = _days(date, weekdays)
     hours, minutes, seconds, star = _time(time)
     if seconds is ON_THE_MINUTE:
@@ -110,6 +108,18 @@ def _parse(text: str, zone: Zone, dst: str, shown: str) -> Wall | Once:
     elif time.count(":") == 2:
         wall.cover = SECOND if not seconds.parts else 1
     return wall
+
+
+def _neither(text: str) -> str:
+    """Return what to tell somebody whose text is no calendar expression, nor anything else."""
+    try:
+        duration_micros(text, bare=False)
+    except ScheduleError:
+        return (
+            "is neither a cron expression (5–7 fields) nor a calendar one "
+            "(weekdays, date, time, zone, such as Mon..Fri *-*-* 08:00)"
+        )
+    return f"is a length, not a time (write every {text.strip()})"
 
 
 def _timestamp(words: list[str], shown: str) -> Once:

@@ -69,8 +69,9 @@ def _parse(text: str, zone: Zone, name: str, dst: str, shown: str) -> Wall:
     fields = text.upper().split()
     count = len(fields)
     if not 5 <= count <= 7:
+        quotes = " (in a shell, put the expression in quotes)" if count > 7 else ""
         raise ScheduleError(
-            f"a cron expression has 5 fields (6 with seconds first, 7 with the year last), not {count}"
+            f"a cron expression has 5 fields (6 with seconds first, 7 with the year last), not {count}{quotes}"
         )
     second = fields.pop(0) if count > 5 else None
     minute, hour = fields[0], fields[1]

@@ -161,7 +161,10 @@ def test_an_expression_fires_when_the_manual_says(text: str, start: str, expecte
         ("H(30-10) * * * *", "runs backwards"),
         ("H(0-99) * * * *", "minute must be 0–59, not 99"),
         ("HH * * * *", "minute must be 0–59, not HH"),
-        ("* * * * * * * *", "has 5 fields (6 with seconds first, 7 with the year last), not 8"),
+        (
+            "* * * * * * * *",
+            "has 5 fields (6 with seconds first, 7 with the year last), not 8 (in a shell, put the",
+        ),
         ("cron * * * *", "has 5 fields (6 with seconds first, 7 with the year last), not 4"),
         ("@fortnightly", "unknown nickname"),
         ("@daily 5", "unknown nickname"),

@@ -335,7 +335,7 @@ class TestForms:
         ("text", "part"),
         [
             ("", "is empty"), ("   ", "is empty"), ("* * * *", "neither a cron expression (5–7 fields)"),
-            ("6h", "neither a cron expression"), ("tomorrow", "weekday must be Mon–Sun, not tomorrow"),
+            ("6h", "is a length, not a time (write every 6h)"), ("tomorrow", "weekday must be Mon–Sun, not tomorrow"),
             ("calendar", "nothing follows calendar"), ("cron", "nothing follows cron"), ("x" * 3000, "is too long"),
             ("0 8 * * *\x00", "control characters"), ("@", "unknown nickname"), ("@boot now", "unknown nickname"),
         ],
