@@ -24,6 +24,7 @@ from typing import Any
 
 from echosched.errors import EchoschedError, ExecutionError
 from echosched.executor import function, output, prepare, proc
+from echosched.executor.birth import BirthClock
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
 from echosched.executor.prepare import Preparer
@@ -300,9 +301,10 @@ class CommandExecutor:
 
     def _work(self) -> None:
         spawner = Spawner()
+        birth = BirthClock(self.clock)
         while (order := self._queue.get()) is not None:
             try:
-                execution = self._spawn(spawner, order.attempt)
+                execution = self._spawn(spawner, birth, order.attempt)
             except EchoschedError as err:
                 self.call(_fail, order.future, err)
             except Exception as err:
@@ -311,17 +313,18 @@ class CommandExecutor:
             else:
                 self.call(_hand_back, order.future, execution)
 
-    def _spawn(self, spawner: Spawner, attempt: Attempt) -> ProcessExecution:
+    def _spawn(self, spawner: Spawner, birth: BirthClock, attempt: Attempt) -> ProcessExecution:
         launch = self._preparer.prepare(attempt)
         try:
             prepare.refuse_nul(launch)
+            birth.before()
             pid = _launch(spawner, launch)
         finally:
             if launch.stdin is not None:
                 os.close(launch.stdin)
         # Nobody can reap it before us, so the number stays valid from here to settle().
         started_at = self.clock.now()
-        process = ProcessIdentity(pid, proc.start_ticks(pid))
+        process = ProcessIdentity(pid, birth.start_ticks(pid))
         if self._report_child is not None:
             try:
                 self._report_child(attempt.tag, pid, process.start_ticks)

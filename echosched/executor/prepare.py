@@ -15,7 +15,7 @@ from dataclasses import replace
 from echosched.errors import ExecutionError
 from echosched.executor import commandline, environment, function
 from echosched.executor.spawn import Launch
-from echosched.model import Attempt, CommandAction, Process, PythonAction
+from echosched.model import DEFAULT_PROCESS, Attempt, CommandAction, Process, PythonAction
 from echosched.protocols import Secrets
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,7 +35,8 @@ class Preparer:
 
     def prepare(self, attempt: Attempt) -> Launch:
         """Return how to start *attempt*; raises ``ExecutionError``. The caller closes ``launch.stdin``."""
-        process = merge(attempt.job.process, self._defaults)
+        process = attempt.job.process
+        process = self._defaults if process is DEFAULT_PROCESS else merge(process, self._defaults)
         account = environment.account_of(process, self._own)
         env = environment.build_environment(
             attempt, process, account, self._base, self._instance, self._resolve
@@ -53,7 +54,7 @@ class Preparer:
             argv=[_bytes(word) for word in argv],
             env=[_bytes(f"{name}={value}") for name, value in env.items()],
             cwd=None if cwd is None else _bytes(cwd),
-            output=None if attempt.output_path is None else _bytes(os.path.abspath(attempt.output_path)),
+            output=None if attempt.output_path is None else _absolute(attempt.output_path),
             umask=process.umask,
             account=account.change,
         )
@@ -155,18 +156,27 @@ def explain(err: OSError, launch: Launch) -> str:
     return f"{program}: {err.strerror}"
 
 
+def _absolute(path: str) -> bytes:
+    # The child opens it before it changes directory, but nothing should rest on that order.
+    return _bytes(path if path.startswith("/") else os.path.abspath(path))
+
+
 def _bytes(text: str) -> bytes:
     try:
-        data = os.fsencode(text)
+        return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as err:
         raise ExecutionError(f"command: cannot be passed to a process: {err.reason}") from err
-    return data
 
 
 def refuse_nul(launch: Launch) -> None:
     """Raise ``ExecutionError`` where a string holds a NUL, at which the kernel would cut it off."""
-    for strings, what in ((launch.argv, "command"), (launch.env, "env")):
-        for string in strings:
-            if b"\0" in string:
-                name = string.partition(b"=")[0].decode("utf-8", "replace") if what == "env" else ""
-                raise ExecutionError(f"{what}: {name or 'an argument'} holds a NUL character")
+    if b"\0" in b"".join(launch.argv):
+        raise ExecutionError("command: an argument holds a NUL character")
+    if b"\0" in b"".join(launch.env):
+        names = [
+            entry.partition(b"=")[0].decode("utf-8", "replace") for entry in launch.env if b"\0" in entry
+        ]
+        raise ExecutionError(f"env: {', '.join(names)} holds a NUL character")
+    for path in (launch.cwd, launch.output):
+        if path is not None and b"\0" in path:
+            raise ExecutionError(f"{path!r}: a path cannot hold a NUL character")
