@@ -34,9 +34,11 @@ from echosched.config.crontab import (
 )
 from echosched.config.digest import action_text, bundle_text, combine, timing_of
 from echosched.config.files import ConfigFiles
+from echosched.config.job_keys import OTHER_KEYS, PROCESS_KEYS
 from echosched.config.jobs import JobReader, account_name, reason_of
 from echosched.config.settings import NotifyConfig
-from echosched.config.values import shown
+from echosched.config.tables import addresses
+from echosched.config.values import Reader, shown
 from echosched.errors import ScheduleError
 from echosched.model import CommandAction, Job
 from echosched.protocols import Schedule
@@ -66,6 +68,7 @@ class Surroundings:
             values["user"] = user
         mail = mail_of(settings)
         if mail is not None:
+            _follow("MAILTO", addresses, list(mail.options["to"]))
             values["notify"] = (*values.get("notify", notify), mail.name)
         given.pop("MAILTO", None)
         given.pop("MAILFROM", None)
@@ -75,10 +78,12 @@ class Surroundings:
         if "RANDOM_DELAY" in given:
             values["jitter"] = _minutes(given.pop("RANDOM_DELAY"))
         if given.get("HOME"):
-            values["cwd"] = given["HOME"]
+            values["cwd"] = _follow("HOME", PROCESS_KEYS["cwd"], given["HOME"])
         if given:
             values["env"] = tuple(sorted({**dict(values.get("env", ())), **given}.items()))
-        shell = given.get("SHELL", values.get("shell"))
+        shell = values.get("shell")
+        if given.get("SHELL"):
+            shell = _follow("SHELL", OTHER_KEYS["shell"], given["SHELL"])
         self.shell = None if shell == "/bin/sh" else shell
         self.codes: tuple[int, ...] = values.get("success_codes", (0,))
         self.enabled: bool = values.get("enabled", True)
@@ -102,12 +107,12 @@ class Surroundings:
 def mail_of(settings: Settings) -> NotifyConfig | None:
     """Return what stands for MAILTO: mail with the output of each run that printed something, as cron sends it."""
     given = dict(settings)
-    addresses = tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", given.get("MAILTO", "")) if word))
-    if not addresses:
+    wanted = tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", given.get("MAILTO", "")) if word))
+    if not wanted:
         return None
-    name = "mailto-" + (re.sub(r"[^\w.@+-]+", "-", "-".join(addresses)).strip("-") or "nobody")[:90]
+    name = "mailto-" + (re.sub(r"[^\w.@+-]+", "-", "-".join(wanted)).strip("-") or "nobody")[:90]
     options: dict[str, Any] = {
-        "to": addresses,
+        "to": wanted,
         **({"from": given["MAILFROM"]} if given.get("MAILFROM") else {}),
     }
     return NotifyConfig(name, "mail", ("output",), default=False, options=MappingProxyType(options))
@@ -126,6 +131,14 @@ def system_timezone(environ: Mapping[str, str] | None = None) -> str:
     # The link decides where both exist: it is what the C library follows.
     candidates += [os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2], listed]
     return next((name for name in candidates if name and find_zone(name) is not None), "UTC")
+
+
+def _follow(name: str, reader: Reader, value: Any) -> Any:
+    """Read a setting as the job key it stands for."""
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {shown(value)}: {error}") from None
 
 
 def _minutes(value: str) -> timedelta:

@@ -104,7 +104,7 @@ def _settings_keys(settings: Settings) -> dict[str, str]:
     if environment:
         inside = ", ".join(f"{_key(k)} = {_string(v)}" for k, v in sorted(environment.items()))
         keys["env"] = "{ " + inside + " }"
-    if given.get("SHELL", "/bin/sh") != "/bin/sh":
+    if (given.get("SHELL") or "/bin/sh") != "/bin/sh":
         keys["shell"] = _string(given["SHELL"])
     if given.get("RANDOM_DELAY", "0") != "0":
         keys["jitter"] = _string(f"{int(given['RANDOM_DELAY'])}m")

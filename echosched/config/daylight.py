@@ -17,7 +17,10 @@ AHEAD = timedelta(days=366)
 
 
 def daylight_warnings(jobs: Iterable[Job], now: datetime) -> list[str]:
-    """Return ``file: job.NAME.schedule: expression: what happens when`` for each time skipped or repeated within a year of *now*."""
+    """Return a line for each time that is skipped or repeated within a year of *now*.
+
+    ``file: job.NAME.schedule: expression: time, zone and what happens then``.
+    """
     return [
         f"{place_of(job)}.schedule: {shown(job.schedule_text)}: {shift}"
         for job, shifts in _meetings(jobs, now)

@@ -69,6 +69,7 @@ class _Loading:
         self.reader = JobReader(self.problems, uid=uid, stays_root=True)
 
     def run(self, *, drop_ins: bool) -> Config:
+        """Read everything, check everything, then speak."""
         missing = self.files.missing()
         if missing is not None:
             raise missing

@@ -55,7 +55,8 @@ CLUSTER_KEYS: dict[str, v.Reader] = {
 }
 
 
-def _addresses(value: Any) -> tuple[str, ...]:
+def addresses(value: Any) -> tuple[str, ...]:
+    """Read one or more mail addresses; a name without a host is a local one."""
     found = v.strings(value)
     for address in found:
         if _ADDRESS.fullmatch(address) is None:
@@ -85,7 +86,7 @@ _NOTIFY_COMMON: dict[str, v.Reader] = {
 }
 _NOTIFY_KEYS: dict[str, dict[str, v.Reader]] = {
     "mail": {
-        "to": _addresses,
+        "to": addresses,
         "from": v.line,
         "subject": v.line,
         "sendmail": v.line,

@@ -18,9 +18,14 @@ from echosched.schedule.durations import parse_duration
 Reader = Callable[[Any], Any]
 
 _SECRET_KEYS = frozenset(
-    "env headers url urls body json stdin dsn password token key healthcheck command args template smtp_password smtp_user".split()
+    (
+        "env headers url urls body json stdin dsn password token key healthcheck command args template"
+        " smtp_password smtp_user"
+    ).split()
 )
 _SHOWN_CHARACTERS = 80
+_LONGEST_LINE = 600
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
 _SIZE_STEPS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LARGEST = 2**63 - 1
@@ -34,8 +39,9 @@ class Problems:
         self.lines: list[str] = []
 
     def add(self, place: str, key: str, reason: str) -> None:
-        """Note ``place: key: reason``."""
-        self.lines.append(f"{place}: {key}: {reason}" if key else f"{place}: {reason}")
+        """Note ``place: key: reason``, on one line that a terminal can bear."""
+        line = f"{place}: {key}: {reason}" if key else f"{place}: {reason}"
+        self.lines.append(printable(line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"))
 
     def add_value(self, place: str, key: str, value: Any, reason: str) -> None:
         """Note ``place: key: value: reason``; a value that may be a secret stays out."""
@@ -43,12 +49,12 @@ class Problems:
 
     def add_value_at(self, source: str, key: str, value: Any, reason: str) -> None:
         """Note a problem with the *key* of a job, where *source* is the job's own idea of its place."""
-        self.lines.append(f"{source}.{key}: {shown(value)}: {reason}")
+        self.add(f"{source}.{key}", "", f"{shown(value)}: {reason}")
 
     def unknown(self, place: str, key: str, name: str, known: Iterable[str], what: str = "key") -> None:
         """Note an unknown *name* with the nearest known one."""
-        full = f"{key}.{name}" if key else name
-        self.add(place, full, f"unknown {what}{nearest(name, known)}")
+        bare = name if _BARE_KEY.fullmatch(name) is not None else shown(name)
+        self.add(place, f"{key}.{bare}" if key else bare, f"unknown {what}{nearest(name, known)}")
 
 
 def may_be_secret(key: str) -> bool:
@@ -68,8 +74,13 @@ def shown(value: Any) -> str:
         text = "[" + ", ".join(shown(item) for item in value[:10]) + (", …]" if len(value) > 10 else "]")
     else:
         text = str(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
-    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[: _SHOWN_CHARACTERS + 1])
+    text = printable(text[: _SHOWN_CHARACTERS + 1])
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Return *text* with control characters, and whatever else a terminal might obey, as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 _ESCAPES = {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r"}

@@ -28,7 +28,9 @@ from echosched.model import CommandAction, Job
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def run(tmp_path: Path, crontab: str | bytes, *, toml: str = "", uid: int = 1000, system: bool | None = None) -> Config:
+def run(
+    tmp_path: Path, crontab: str | bytes, *, toml: str = "", uid: int = 1000, system: bool | None = None
+) -> Config:
     path = tmp_path / "crontab"
     path.write_bytes(crontab if isinstance(crontab, bytes) else crontab.encode())
     entry = '"crontab"' if system is None else f'{{ path = "crontab", system = {str(system).lower()} }}'
@@ -151,17 +153,23 @@ def test_random_ranges_become_hashed_ones(schedule: str, expected: str) -> None:
         ("/usr/local/bin/backup.sh", "backup-sh"),
         ("/usr/bin/php /srv/app/artisan schedule:run >> /dev/null 2>&1", "php-artisan-schedule-run"),
         ("cd / && run-parts --report /etc/cron.hourly", "run-parts-report-cron-hourly"),
-        ("cd /srv/app && FOO=1 BAR='x y' /usr/bin/python3 manage.py clearsessions", "python3-manage-py-clearsessions"),
+        (
+            "cd /srv/app && FOO=1 BAR='x y' /usr/bin/python3 manage.py clearsessions",
+            "python3-manage-py-clearsessions",
+        ),
         ("nice -n 19 ionice -c 3 /usr/bin/updatedb", "updatedb"),
         ("/usr/bin/flock -n /tmp/x.lock rsync -a a b", "rsync-a-a-b"),
-        ("[ -x /usr/lib/php/sessionclean ] && if [ ! -d /run/systemd/system ]; then /usr/lib/php/sessionclean; fi", "sessionclean"),
+        (
+            "[ -x /usr/lib/php/sessionclean ] && if [ ! -d /run/systemd/system ]; then /usr/lib/php/sessionclean; fi",
+            "sessionclean",
+        ),
         ("pg_dump app | gzip > x.gz", "pg_dump-app"),
         ("| & ;", "job"),
         ("ÄÖÜ", "job"),
         ("echo " + "word " * 40, "echo-word-word-word-word-word-word-word-word"),
         ("x" * 100, "x" * 48),
     ],
-)  # fmt: skip
+)
 def test_a_jobs_name_is_made_of_its_command(command: str, expected: str) -> None:
     assert slug(command) == expected
 
@@ -269,14 +277,24 @@ def test_the_systems_zone_is_found() -> None:
         ("* * * * *", "a job has 5 time fields and a command: only 5 of 6 words"),
         ("* * * * * %in", "a job has 5 time fields and a command"),
         ("@daily", "nothing follows @daily"),
-        ("@dialy x", '"@dialy": unknown nickname (one of @hourly @daily @midnight @weekly @monthly @yearly @annually @every @boot @reboot)'),
+        (
+            "@dialy x",
+            '"@dialy": unknown nickname (one of @hourly @daily @midnight @weekly @monthly @yearly @annually'
+            " @every @boot @reboot)",
+        ),
         ("hello", "a job has 5 time fields and a command: only 1 of 6 words"),
-        ("CRON_TZ=Mars\n@daily x", 'CRON_TZ: "Mars": unknown time zone (use a name such as "Europe/Berlin", or "UTC")'),
+        (
+            "CRON_TZ=Mars\n@daily x",
+            'CRON_TZ: "Mars": unknown time zone (use a name such as "Europe/Berlin", or "UTC")',
+        ),
+        ("SHELL=bash\n@daily x", 'SHELL: "bash": must be the absolute path of a shell'),
+        ("HOME=x\n@daily x", 'HOME: "x": must be an absolute path (or begin with ~)'),
+        ("MAILTO=a<b\n@daily x", 'MAILTO: ["a<b"]: "a<b" is no mail address'),
         ("RANDOM_DELAY=x\n@daily x", 'RANDOM_DELAY: "x": must be a number of minutes'),
         ("0~99 * * * * x", '"0~99 * * * *": minute must be 0–59, not 99 in H(0-99)'),
         ("\0", "holds a NUL character"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_line_names_file_line_and_reason(tmp_path: Path, line: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         run(tmp_path, "# fine\n@daily fine\n" + line + "\n")
@@ -357,7 +375,9 @@ def test_a_users_crontab_run_by_root_runs_as_its_owner(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="may be written by everybody"):
         load(str(tmp_path / "echosched.toml"), environ={}, uid=0)
     (tmp_path / "crontab").chmod(0o600)
-    text = (tmp_path / "echosched.toml").read_text().replace('"crontab"', '{ path = "crontab", system = true }')
+    text = (
+        (tmp_path / "echosched.toml").read_text().replace('"crontab"', '{ path = "crontab", system = true }')
+    )
     (tmp_path / "echosched.toml").write_text(text)
     with pytest.raises(ConfigError, match="belongs to user id"):
         load(str(tmp_path / "echosched.toml"), environ={}, uid=0)
@@ -417,7 +437,9 @@ def test_the_plain_name_goes_to_the_next_line_when_its_owner_leaves(tmp_path: Pa
 def test_hashed_schedules_follow_the_name(tmp_path: Path) -> None:
     config = run(tmp_path, "H H * * * a\nH H * * * b\n0~59 3 * * * c\n")
     noon = datetime(2026, 6, 1, 12, tzinfo=UTC)
-    slots = {name: job.schedule.next_after(noon) for name, job in config.jobs.items() if job.schedule is not None}
+    slots = {
+        name: job.schedule.next_after(noon) for name, job in config.jobs.items() if job.schedule is not None
+    }
     assert slots["a"] != slots["b"]
     assert slots["c"] is not None
     assert slots["c"].hour == 3

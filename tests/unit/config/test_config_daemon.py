@@ -65,7 +65,9 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
     assert settings != DaemonConfig()
 
 
-@pytest.mark.parametrize("text", ["", "[job.a]\nbuiltin = 'brief'\n", "# [daemon]\n[daemon]\n", "\ufeff[daemon]\n"])
+@pytest.mark.parametrize(
+    "text", ["", "[job.a]\nbuiltin = 'brief'\n", "# [daemon]\n[daemon]\n", "\ufeff[daemon]\n"]
+)
 def test_without_settings_the_defaults_hold(tmp_path: Path, text: str) -> None:
     assert read_daemon_settings(home(tmp_path, text), environ={}) == DaemonConfig()
 
@@ -91,7 +93,11 @@ def test_a_wrong_setting_brings_all_problems_of_all_files(tmp_path: Path) -> Non
     paths = home(tmp_path, "[daemon]\ntick = 'x'\n[job.a]\nschedule = '99 * * * *'\n")
     with pytest.raises(ConfigError) as caught:
         read_daemon_settings(paths, environ={})
-    assert [line.split(": ")[1] for line in caught.value.problems] == ["daemon.tick", "job.a", "job.a.schedule"]
+    assert [line.split(": ")[1] for line in caught.value.problems] == [
+        "daemon.tick",
+        "job.a",
+        "job.a.schedule",
+    ]
 
 
 def test_a_missing_file_and_broken_toml_are_told(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ SHELL=/bin/sh
 #
 """
 
+# ruff: noqa: E501 - lines of real crontabs are as long as they are
 CRON_D = r"""
 SHELL=/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin

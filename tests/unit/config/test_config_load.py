@@ -137,7 +137,12 @@ def test_all_keys_of_a_job_arrive(tmp_path: Path) -> None:
     assert job.action == CommandAction("tool", ("a", "1", "2.5"), "/bin/bash", "hello", (0, 2))
     process = job.process
     assert process.env == (("A", "1"), ("B", "2"))
-    assert (process.env_file, process.cwd, process.umask, process.nice) == ("/etc/default/tool", "/srv", 0o022, 5)
+    assert (process.env_file, process.cwd, process.umask, process.nice) == (
+        "/etc/default/tool",
+        "/srv",
+        0o022,
+        5,
+    )
     assert process.limits == (("as", 2**30), ("core", -1), ("nofile", 1024))
     policy = job.policy
     assert policy.timeout == timedelta(hours=2.5)
@@ -258,8 +263,12 @@ def test_drop_ins_can_be_left_out_and_other_names_are_no_drop_ins(tmp_path: Path
 
 def test_include_takes_files_and_globs_once_each(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "a.toml").write_text('include = ["b.toml"]\n[job.a]\ncommand = "x"\nschedule="@daily"\n')
-    (tmp_path / "more" / "b.toml").write_text('include = ["a.toml"]\n[job.b]\ncommand = "x"\nschedule="@daily"\n')
+    (tmp_path / "more" / "a.toml").write_text(
+        'include = ["b.toml"]\n[job.a]\ncommand = "x"\nschedule="@daily"\n'
+    )
+    (tmp_path / "more" / "b.toml").write_text(
+        'include = ["a.toml"]\n[job.b]\ncommand = "x"\nschedule="@daily"\n'
+    )
     config = read(tmp_path, 'include = ["more/a.toml", "more/*.toml", "none/*.toml"]')
     assert sorted(config.jobs) == ["a", "b"]
 
@@ -277,7 +286,7 @@ def test_digests_are_stable_and_tell_what_changed(tmp_path: Path) -> None:
     moved = read(tmp_path, text.replace("0 8", "0 9")).jobs["a"]
     assert moved.definition == first.definition
     assert moved.timing != first.timing
-    for change in ('timeout = "2h"', 'nice = 1', 'args = ["a"]', "output = false"):
+    for change in ('timeout = "2h"', "nice = 1", 'args = ["a"]', "output = false"):
         other = read(tmp_path, text + change).jobs["a"]
         assert other.definition != first.definition, change
         assert other.timing == first.timing, change
@@ -317,7 +326,11 @@ def test_other_tables_arrive(tmp_path: Path) -> None:
     )
     assert config.retention.runs == timedelta(days=90)
     assert (config.retention.keep, config.retention.output) == (50, timedelta(days=1))
-    assert (config.web.host, config.web.port, config.web.allowed_hosts) == ("0.0.0.0", 8080, ("sched.example.com",))
+    assert (config.web.host, config.web.port, config.web.allowed_hosts) == (
+        "0.0.0.0",
+        8080,
+        ("sched.example.com",),
+    )
     assert config.cluster is not None
     assert (config.cluster.dsn, config.cluster.labels) == ("postgresql://echo@db/echo", ("gpu",))
     assert config.notify["hook"].on == ("failure", "recovery")
@@ -336,8 +349,14 @@ JOB = '[job.x]\nschedule = "@daily"\n'
         ("timezon = 'UTC'", 'timezon: unknown key (did you mean "timezone"?)'),
         ("[jobs.x]", 'jobs: unknown table (did you mean "job"?)'),
         ("[zzz]", "zzz: unknown table"),
-        ("timezone = 'Mars/X'", 'timezone: "Mars/X": unknown time zone (use a name such as "Europe/Berlin", or "UTC")'),
-        ("timezone = 'europe/berln'", 'timezone: "europe/berln": unknown time zone (did you mean "Europe/Berlin"?)'),
+        (
+            "timezone = 'Mars/X'",
+            'timezone: "Mars/X": unknown time zone (use a name such as "Europe/Berlin", or "UTC")',
+        ),
+        (
+            "timezone = 'europe/berln'",
+            'timezone: "europe/berln": unknown time zone (did you mean "Europe/Berlin"?)',
+        ),
         ("timezone = 3", "timezone: 3: must be a string"),
         ("job = 3", "job: 3: must hold tables: [job.NAME]"),
         ("job.x = 3", "job.x: 3: must be a table"),
@@ -357,61 +376,120 @@ JOB = '[job.x]\nschedule = "@daily"\n'
         ),
         ("[daemon]\ncrontabs = ['none']", "none: no such file"),
         ("[retention]\nkeep = 0", "retention.keep: 0: must be 1 or more"),
-        ("[retention]\nruns = '1 month'", 'retention.runs: "1 month": months and years have no fixed length (use days, or a calendar schedule)'),
+        (
+            "[retention]\nruns = '1 month'",
+            'retention.runs: "1 month": months and years have no fixed length (use days, or a calendar schedule)',
+        ),
         ("[retention]\nruns = '0'", 'retention.runs: "0": must be more than zero'),
         ("[defaults]\ncommand = 'x'", "defaults.command: what a job does cannot be a default"),
         ("[defaults]\ntimeot = 1", 'defaults.timeot: unknown key (did you mean "timeout"?)'),
         ("[web]\nport = 70000", "web.port: 70000: must be 0–65535"),
         ("[cluster]", "cluster.dsn: missing"),
         ("[notify.x]", "notify.x.kind: missing (must be one of mail, webhook, healthchecks, apprise)"),
-        ("[notify.x]\nkind = 'mial'", 'notify.x.kind: "mial": must be one of mail, webhook, healthchecks, apprise (did you mean "mail"?)'),
+        (
+            "[notify.x]\nkind = 'mial'",
+            'notify.x.kind: "mial": must be one of mail, webhook, healthchecks, apprise (did you mean "mail"?)',
+        ),
         ("[notify.x]\nkind = 'mail'", "notify.x.to: missing"),
         ("[notify.x]\nkind = 'mail'\nto = 'a b'", 'notify.x.to: "a b": "a b" is no mail address'),
-        ("[notify.x]\nkind = 'mail'\nto = 'a'\non = 'fail'", 'notify.x.on: "fail": must be one of failure, recovery, missed, abandoned, slow, overdue, success, output (did you mean "failure"?)'),
+        (
+            "[notify.x]\nkind = 'mail'\nto = 'a'\non = 'fail'",
+            'notify.x.on: "fail": must be one of failure, recovery, missed, abandoned, slow, overdue, success, output'
+            ' (did you mean "failure"?)',
+        ),
         ("include = 'x.toml'", "x.toml: no such file"),
         ("include = 3", "include: 3: must be a string or a list of strings"),
         (JOB, "job.x: does nothing: give it a command, http, python or builtin"),
-        (JOB + "command='a'\nbuiltin='brief'", "job.x: does two things, command and builtin: make it one, or two jobs"),
-        (JOB + "builtin='self-heal'", 'job.x.builtin: "self-heal": must be one of brief, report, selfheal, retention (did you mean "selfheal"?)'),
+        (
+            JOB + "command='a'\nbuiltin='brief'",
+            "job.x: does two things, command and builtin: make it one, or two jobs",
+        ),
+        (
+            JOB + "builtin='self-heal'",
+            'job.x.builtin: "self-heal": must be one of brief, report, selfheal, retention (did you mean "selfheal"?)',
+        ),
         (JOB + "python='x'", 'job.x.python: "x": must be "module:function"'),
         (JOB + "http='ftp://x'", "job.x.http.url: must begin with http:// or https://"),
         (JOB + "http={}", "job.x.http.url: missing"),
         (JOB + "http={url='http://x',methd='GET'}", 'job.x.http.methd: unknown key (did you mean "method"?)'),
         (JOB + "http={url='http://x',expect=[20]}", "job.x.http.expect: [20]: must be 100–599"),
-        (JOB + "http={url='http://x',body='a',json={}}", "job.x.http.json: a call has one body: give body or json"),
-        (JOB + "http={url='http://x',expect_body='('}", 'job.x.http.expect_body: "(": is no regular expression: missing ), unterminated subpattern at position 0'),
+        (
+            JOB + "http={url='http://x',body='a',json={}}",
+            "job.x.http.json: a call has one body: give body or json",
+        ),
+        (
+            JOB + "http={url='http://x',expect_body='('}",
+            'job.x.http.expect_body: "(": is no regular expression: missing ), unterminated subpattern at position 0',
+        ),
         (JOB + "command=''", "job.x.command: must not be empty"),
-        (JOB + "command=[]", "job.x.command: must be a command line, or a list of strings with the program first"),
+        (
+            JOB + "command=[]",
+            "job.x.command: must be a command line, or a list of strings with the program first",
+        ),
         (JOB + 'command="a\\u0000b"', "job.x.command: must not hold a NUL character"),
         (JOB + "command='a'\ncomand='b'", 'job.x.comand: unknown key (did you mean "command"?)'),
         (JOB + "builtin='brief'\nstdin='x'", "job.x.stdin: means nothing for a job with builtin"),
-        (JOB + "command='a'\noverlap='skipp'", 'job.x.overlap: "skipp": must be one of skip, queue, queue_all, replace, allow (did you mean "skip"?)'),
+        (
+            JOB + "command='a'\noverlap='skipp'",
+            'job.x.overlap: "skipp": must be one of skip, queue, queue_all, replace, allow (did you mean "skip"?)',
+        ),
         (JOB + "command='a'\ncatchup=true", "job.x.catchup: true: must be one of last, none, all"),
         (JOB + "command='a'\nretries=-1", "job.x.retries: -1: must be 0–1000000"),
         (JOB + "command='a'\nretry_backoff=0.5", "job.x.retry_backoff: 0.5: must be 1–1000"),
         (JOB + "command='a'\nretry_backoff=nan", "job.x.retry_backoff: nan: must be 1–1000"),
         (JOB + "command='a'\ntimeout=-1", "job.x.timeout: -1: must not be negative"),
-        (JOB + "command='a'\ntimeout='200 years'", 'job.x.timeout: "200 years": months and years have no fixed length (use days, or a calendar schedule)'),
+        (
+            JOB + "command='a'\ntimeout='200 years'",
+            'job.x.timeout: "200 years": months and years have no fixed length (use days, or a calendar schedule)',
+        ),
         (JOB + "command='a'\ntimeout='99999d'", 'job.x.timeout: "99999d": is too long (a century at most)'),
-        (JOB + "command='a'\noutput_limit='ten'", 'job.x.output_limit: "ten": must be a size such as "10MB", "512KiB" or a number of bytes'),
-        (JOB + "command='a'\nlimits={nofiles=1}", 'job.x.limits: {…}: unknown limit "nofiles" (did you mean "nofile"?)'),
-        (JOB + "command='a'\nlabels=['a b']", 'job.x.labels: ["a b"]: "a b" is no label (no white space, at most 100 characters)'),
+        (
+            JOB + "command='a'\noutput_limit='ten'",
+            'job.x.output_limit: "ten": must be a size such as "10MB", "512KiB" or a number of bytes',
+        ),
+        (
+            JOB + "command='a'\nlimits={nofiles=1}",
+            'job.x.limits: {…}: unknown limit "nofiles" (did you mean "nofile"?)',
+        ),
+        (
+            JOB + "command='a'\nlabels=['a b']",
+            'job.x.labels: ["a b"]: "a b" is no label (no white space, at most 100 characters)',
+        ),
         (JOB + "command='a'\ncwd='x'", 'job.x.cwd: "x": must be an absolute path (or begin with ~)'),
-        (JOB + "command='a'\nuser='bob'", 'job.x.user: "bob": only a daemon run by root can run jobs as somebody else'),
+        (
+            JOB + "command='a'\nuser='bob'",
+            'job.x.user: "bob": only a daemon run by root can run jobs as somebody else',
+        ),
         (JOB + "command='a'\ngroup='x y'", 'job.x.group: "x y": is no name for an account'),
         (JOB + "command='a'\nnotify='ops'", 'job.x.notify: "ops": there is no [notify.ops]'),
         (JOB + "command='a'\nafter='y'", 'job.x.after: "y": no such job'),
         (JOB + "command='a'\nafter='x'", 'job.x.after: "x": goes round in a circle: x after x'),
-        (JOB + "command='a'\nafter={job='y',wen='any'}", 'job.x.after: {…}: must be a job, or a table such as { job = "brief", when = "success" }'),
+        (
+            JOB + "command='a'\nafter={job='y',wen='any'}",
+            'job.x.after: {…}: must be a job, or a table such as { job = "brief", when = "success" }',
+        ),
         ("[job.x]\ncommand='a'\nexcept='2026-12-25'", "job.x.except: means nothing without a schedule"),
-        ("[job.x]\ncommand='a'\nschedule='61 * * * *'", 'job.x.schedule: "61 * * * *": minute must be 0–59, not 61'),
-        ("[job.x]\ncommand='a'\nschedule=['@daily', '61 * * * *']", 'job.x.schedule[1]: "61 * * * *": minute must be 0–59, not 61'),
+        (
+            "[job.x]\ncommand='a'\nschedule='61 * * * *'",
+            'job.x.schedule: "61 * * * *": minute must be 0–59, not 61',
+        ),
+        (
+            "[job.x]\ncommand='a'\nschedule=['@daily', '61 * * * *']",
+            'job.x.schedule[1]: "61 * * * *": minute must be 0–59, not 61',
+        ),
         ("[job.x]\ncommand='a'\nschedule=[]", "job.x.schedule: []: must not be empty"),
         ("[job.x]\ncommand='a'\nschedule=5", "job.x.schedule: 5: must be a string or a list of strings"),
-        ("[job.x]\ncommand='a'\nschedule='after x y z'", 'job.x.schedule: "after x y z": must be after JOB, perhaps followed by one of success failure any'),
-        ('[job."a b"]\ncommand="x"', 'job."a b": a job\'s name has letters, digits and _ . : @ + -, at most 128, and begins with a letter or digit (such as "a-b")'),
+        (
+            "[job.x]\ncommand='a'\nschedule='after x y z'",
+            'job.x.schedule: "after x y z": must be after JOB, perhaps followed by one of success failure any',
+        ),
+        (
+            '[job."a b"]\ncommand="x"',
+            'job."a b": a job\'s name has letters, digits and _ . : @ + -, at most 128,'
+            ' and begins with a letter or digit (such as "a-b")',
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_problem_names_file_key_value_and_reason(tmp_path: Path, text: str, expected: str) -> None:
     place = "" if expected.endswith("no such file") else "echosched.toml: "
     assert problems(tmp_path, text) == [place + expected]
@@ -495,7 +573,9 @@ def test_a_missing_file_says_what_to_create(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(paths=resolve_paths(str(tmp_path), environ={}))
     assert len(caught.value.problems) == 1
-    assert caught.value.problems[0].startswith(f"{tmp_path}/echosched.toml: no such file (create it, with a job such as")
+    assert caught.value.problems[0].startswith(
+        f"{tmp_path}/echosched.toml: no such file (create it, with a job such as"
+    )
     assert "--config" in caught.value.problems[0]
 
 

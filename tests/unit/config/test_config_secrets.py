@@ -93,7 +93,9 @@ env = { TOKEN = "${file:/no/such/token}" }
 
 def test_unset_secrets_are_warnings_and_no_value_is_ever_shown(tmp_path: Path) -> None:
     (tmp_path / "echosched.toml").write_text(CONFIG)
-    config = load(str(tmp_path / "echosched.toml"), environ={"KEY": SECRET, "BASE": "http://" + SECRET}, uid=1000)
+    config = load(
+        str(tmp_path / "echosched.toml"), environ={"KEY": SECRET, "BASE": "http://" + SECRET}, uid=1000
+    )
     assert SECRET not in repr(config)
     suffix = "(now; each run looks again and fails without it)"
     assert set(config.warnings) == {
@@ -139,7 +141,9 @@ def test_cluster_and_notify_secrets_stay_out_of_repr_and_errors(tmp_path: Path) 
     """
     (tmp_path / "a.toml").write_text(good)
     assert SECRET not in repr(load(str(tmp_path / "a.toml"), environ={}, uid=1000))
-    bad = good.replace("postgresql://", "mysql:").replace(f'smtp_password = "{SECRET}"', f'smtp_password = ["{SECRET}"]')
+    bad = good.replace("postgresql://", "mysql:").replace(
+        f'smtp_password = "{SECRET}"', f'smtp_password = ["{SECRET}"]'
+    )
     (tmp_path / "a.toml").write_text(bad)
     with pytest.raises(ConfigError) as caught:
         load(str(tmp_path / "a.toml"), environ={}, uid=1000)
