@@ -25,6 +25,7 @@ from typing import Any
 from echosched.errors import EchoschedError, ExecutionError
 from echosched.executor import function, output, prepare, proc
 from echosched.executor.birth import BirthClock
+from echosched.executor.cgroup import Cgroups
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
 from echosched.executor.prepare import Preparer
@@ -52,7 +53,8 @@ class CommandExecutor:
     says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if
     it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves open; *environment*
     replaces single variables of the clean environment. *patience_seconds*: how long an exit code that
-    the supervisor may still deliver is waited for.
+    the supervisor may still deliver is waited for. *cgroup*: a directory of the version 2 hierarchy, ours
+    to write to, under which each run gets a cgroup of its own (:mod:`~echosched.executor.cgroup`).
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class CommandExecutor:
         environment: dict[str, str] | None = None,
         spawners: int = 2,
         patience_seconds: float = 5.0,
+        cgroup: str | None = None,
     ) -> None:
         self.clock = clock
-        self.undertaker = Undertaker(clock)
+        self._cgroups = None if cgroup is None else Cgroups(cgroup)
+        self.undertaker = Undertaker(clock, self._cgroups)
         self.keeper = OutputKeeper(clock)
         self.exit_status = exit_status
         self.patience_seconds = patience_seconds
@@ -322,6 +326,8 @@ class CommandExecutor:
         finally:
             if launch.stdin is not None:
                 os.close(launch.stdin)
+        if self._cgroups is not None:
+            self._cgroups.enter(attempt.tag, pid)
         # Nobody can reap it before us, so the number stays valid from here to settle().
         started_at = self.clock.now()
         process = ProcessIdentity(pid, birth.start_ticks(pid))
@@ -349,6 +355,8 @@ class CommandExecutor:
 
     def _reap_one(self, execution: ProcessExecution) -> None:
         execution.release(reap=True)
+        if self._cgroups is not None:
+            self._cgroups.leave(execution.attempt.tag)
         if self._on_settled is not None:
             try:
                 self._on_settled(execution.identity.pid, execution.identity.start_ticks)

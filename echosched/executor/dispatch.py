@@ -50,6 +50,7 @@ class ActionExecutor:
         environment: dict[str, str] | None = None,
         spawners: int = 2,
         patience_seconds: float = 5.0,
+        cgroup: str | None = None,
         builtin: Callable[[Context], Any] | None = None,
     ) -> None:
         self.processes = CommandExecutor(
@@ -63,6 +64,7 @@ class ActionExecutor:
             environment=environment,
             spawners=spawners,
             patience_seconds=patience_seconds,
+            cgroup=cgroup,
         )
         self._clock = clock
         self._resolve = resolve

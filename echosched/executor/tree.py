@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from echosched.executor import proc
+from echosched.executor.cgroup import Cgroups
 from echosched.executor.environment import MARK
 from echosched.protocols import Clock
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _ENVIRON_LIMIT = 1 << 18  # what we start has the mark first; descendants may have moved it back
 _MARK_PREFIX = MARK.encode() + b"="
 _PAUSE_SECONDS = 0.02  # between scans while processes keep dying one by one
+_EMPTY_SCANS = 2  # a process that forks and dies while /proc is being read may be missed once
 _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
 
 
@@ -44,6 +46,8 @@ class Grave:
     pinned: bool
     deadline: float
     done: Callable[[int], None]
+    tag: str = ""
+    empty: int = 0  # scans in a row that found nobody
     told: set[tuple[int, int]] = field(default_factory=set)  # (pid, start ticks) that got their TERM
     immune: set[tuple[int, int]] = field(default_factory=set)  # refused our signal: not ours to end
 
@@ -51,8 +55,9 @@ class Grave:
 class Undertaker:
     """Ends trees beside the loop: TERM and CONT now, KILL at each grave's deadline, until nobody is left."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, cgroups: Cgroups | None = None) -> None:
         self._clock = clock
+        self._cgroups = cgroups
         self._graves: list[Grave] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -122,21 +127,29 @@ class Undertaker:
         held: list[int] = []
         timeout = _STEP_SECONDS
         for grave in graves:
-            members = [
-                stat
-                for stat in census.tree(grave.mark, grave.main, grave.start_ticks, pinned=grave.pinned)
-                if (stat.pid, stat.start_ticks) not in grave.immune
-            ]
+            members = self._members(census, grave)
             if not members:
+                grave.empty += 1
+                if grave.empty < _EMPTY_SCANS:
+                    timeout = min(timeout, _PAUSE_SECONDS)
+                    continue
                 with self._lock:
                     self._graves.remove(grave)
                 grave.done(len(grave.immune))
                 continue
+            grave.empty = 0
             killing = now >= grave.deadline
             if not killing:
                 timeout = min(timeout, grave.deadline - now)
+            elif self._cgroups is not None:
+                self._cgroups.kill(grave.tag)
             self._signal(grave, members, killing, held)
         return held, max(timeout, 0.0)
+
+    def _members(self, census: Census, grave: Grave) -> list[proc.Stat]:
+        inmates = [] if self._cgroups is None else self._cgroups.members(grave.tag)
+        tree = census.tree(grave.mark, grave.main, grave.start_ticks, pinned=grave.pinned, inmates=inmates)
+        return [stat for stat in tree if (stat.pid, stat.start_ticks) not in grave.immune]
 
     def _signal(self, grave: Grave, members: Iterable[proc.Stat], killing: bool, held: list[int]) -> None:
         # Each process is told TERM once: many programs take a second one as "drop everything".
@@ -212,9 +225,12 @@ class Census:
                     marks[pid] = mark
         return cls(everyone, marks)
 
-    def tree(self, mark: bytes, main: int, start_ticks: int, *, pinned: bool) -> list[proc.Stat]:
-        """Return the living members of a job's tree (never zombies)."""
+    def tree(
+        self, mark: bytes, main: int, start_ticks: int, *, pinned: bool, inmates: Iterable[int] = ()
+    ) -> list[proc.Stat]:
+        """Return the living members of a job's tree (never zombies); *inmates* are known to belong."""
         found = {pid: self._everyone[pid] for pid, value in self._marks.items() if value == mark}
+        found |= {pid: self._everyone[pid] for pid in inmates if pid in self._everyone}
         first = self._everyone.get(main)
         if first is not None and (pinned or first.start_ticks == start_ticks):
             found[main] = first

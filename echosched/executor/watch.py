@@ -192,6 +192,7 @@ class ProcessExecution:
             return
         self._verdict = Verdict(state, reason)
         self._grave = Grave(
+            tag=self.attempt.tag,
             mark=self._home.mark(self.attempt).encode(),
             main=self.identity.pid,
             start_ticks=self.identity.start_ticks,

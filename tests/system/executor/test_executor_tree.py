@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,10 @@ from echosched.model import CommandAction, Policy, Process, State
 
 if TYPE_CHECKING:
     from .conftest import Rig
+
+    Rigs = Callable[..., Rig]
 else:
-    Rig = Any
+    Rig = Rigs = Any
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing accounts needs root")
 
@@ -98,27 +102,15 @@ async def test_a_stopped_command_is_continued_to_end(rig: Rig) -> None:
     ],
 )
 async def test_descendants_are_ended_wherever_they_went(rig: Rig, command: str) -> None:
-    def sleepers() -> set[int]:
-        found = set()
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                try:
-                    line = Path(f"/proc/{name}/cmdline").read_bytes()
-                    if line == b"sleep\x0060.25\0":
-                        found.add(int(name))
-                except OSError:
-                    pass
-        return found
-
     command = command.replace("60", "60.25")
     attempt = rig.attempt(command, policy=Policy(kill_after=seconds(0.5)))
     execution = await rig.executor.start(attempt)
     wanted = command.count("sleep")
-    await rig.until(lambda: len(sleepers()) == wanted)
+    await rig.until(lambda: len(sleepers("60.25")) == wanted)
     execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(0.5))
     result = await asyncio.wait_for(execution.wait(), 20)
     assert result.state is State.CANCELLED
-    assert sleepers() == set()
+    assert sleepers("60.25") == []
 
 
 async def test_a_daemon_that_a_job_left_behind_dies_with_a_cancel(rig: Rig) -> None:
@@ -268,3 +260,84 @@ async def test_ending_a_tree_does_not_stop_the_loop(rig: Rig) -> None:
         await asyncio.sleep(0.001)
         worst = max(worst, time.perf_counter() - before)
     assert worst < 0.25  # of a loop that would otherwise stand still for each scan
+
+
+@pytest.fixture
+def delegated(tmp_path: Path) -> Iterator[str]:
+    """A cgroup of the version 2 hierarchy that is ours."""
+    mount = next(
+        (
+            fields[4]
+            for fields in map(str.split, Path("/proc/self/mountinfo").read_text().splitlines())
+            if "cgroup2" in fields[fields.index("-") :]
+        ),
+        None,
+    )
+    path = f"{mount}/echosched-test-{tmp_path.name}-{os.getpid()}"
+    try:
+        assert mount is not None
+        os.mkdir(path)
+    except (OSError, AssertionError):
+        pytest.skip("no cgroup of version 2 is ours to write to")
+    yield path
+    for directory, _, _ in os.walk(path, topdown=False):
+        os.rmdir(directory)
+
+
+ESCAPED = """
+    import os, sys, time
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.setsid()
+            os.execve("/bin/sleep", ["sleep", sys.argv[1]], {})
+        os._exit(0)
+    os.wait()
+    time.sleep(60)
+"""
+
+
+def sleepers(seconds: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{name}/cmdline").read_bytes() == f"sleep\0{seconds}\0".encode():
+                    found.append(int(name))
+    return found
+
+
+async def test_with_a_cgroup_even_what_left_every_other_trace_is_ended(rigs: Rigs, delegated: str) -> None:
+    rig = rigs(cgroup=delegated)
+    action = CommandAction((sys.executable, "-S", "-c", textwrap.dedent(ESCAPED), "61.75"))
+    execution = await rig.executor.start(rig.attempt(action))
+    await rig.until(lambda: sleepers("61.75"))
+    assert os.listdir(f"{delegated}/run-1.1")
+    execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(5))
+    assert (await asyncio.wait_for(execution.wait(), 20)).state is State.CANCELLED
+    assert sleepers("61.75") == []
+    execution.settle()
+    await rig.until(lambda: not os.path.exists(f"{delegated}/run-1.1"))
+
+
+async def test_cgroups_of_ended_runs_are_removed_also_when_somebody_stayed(
+    rigs: Rigs, delegated: str
+) -> None:
+    rig = rigs(cgroup=delegated)
+    for command in ("sleep 0.5; sleep 1.5 &", "true"):
+        execution = await rig.executor.start(rig.attempt(command))
+        assert (await execution.wait()).state is State.SUCCEEDED
+        execution.settle()
+    await rig.until(
+        lambda: os.path.exists(f"{delegated}/run-1.1") and not os.path.exists(f"{delegated}/run-2.1")
+    )
+    await rig.until(lambda: not rig.alive())
+    await rig.run("true")
+    await rig.until(lambda: not any(Path(delegated).glob("run-*")))
+
+
+async def test_a_cgroup_that_is_not_ours_fails_no_run(rigs: Rigs) -> None:
+    rig = rigs(cgroup="/proc/self/no-such-place")
+    result, _ = await rig.run("echo fine")
+    assert result.state is State.SUCCEEDED
+    assert (await rig.run("sleep 60", policy=Policy(timeout=seconds(0.2))))[0].state is State.TIMED_OUT
