@@ -17,10 +17,14 @@ _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\
 class ConfigFiles:
     """Reads files and remembers which. *uid* 0 makes it careful; *home_mode* leaves ownership to the home's owner."""
 
-    def __init__(self, main: str, problems: Problems, *, uid: int, home_mode: bool) -> None:
+    def __init__(
+        self, main: str, problems: Problems, *, uid: int, home_mode: bool, draft: str | None = None
+    ) -> None:
+        """Read nothing yet; *draft* is opened in place of *main*."""
         self.main = main
         self.sources: list[str] = []
         self.owners: dict[str, int] = {}
+        self._draft = draft
         self._problems = problems
         self._directory = os.path.dirname(main)
         self._careful = uid == 0
@@ -37,7 +41,8 @@ class ConfigFiles:
         place = self.place(path)
         try:
             # Not blocking: a named pipe in place of the file must not hang the start.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            opened = self._draft if self._draft is not None and path == self.main else path
+            descriptor = os.open(opened, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
             self._problems.add(place, "", _reason(error))
             return None
@@ -90,7 +95,7 @@ class ConfigFiles:
 
     def missing(self) -> ConfigError | None:
         """Return the error for a main file that is not there, with what to create."""
-        if os.path.exists(self.main):
+        if self._draft is not None or os.path.exists(self.main):
             return None
         return ConfigError(
             f'{self.main}: no such file (create it, with a job such as: [job.hello] schedule = "* * * * *" '

@@ -32,8 +32,11 @@ def load(
     drop_ins: bool = True,
     environ: Mapping[str, str] | None = None,
     uid: int | None = None,
+    draft: str | None = None,
 ) -> Config:
     """Return the configuration in *path* (default: that of *paths*) and the files that belong to it.
+
+    With *draft* that file is read as if it lay at *path*: what an editor is about to save.
 
     Reads files and the account database, nothing else. *environ* is where ``${env:…}`` will be looked up: only to
     warn about what is unset. *uid* is the daemon's. Raises ``ConfigError`` with all problems, each
@@ -48,15 +51,18 @@ def load(
         home_mode=paths is not None and paths.mode == "home",
         environ=os.environ if environ is None else environ,
         uid=os.geteuid() if uid is None else uid,
+        draft=draft,
     ).run(drop_ins=drop_ins)
 
 
 class _Loading:
     """One pass over all files."""
 
-    def __init__(self, path: str, *, home_mode: bool, environ: Mapping[str, str], uid: int) -> None:
+    def __init__(
+        self, path: str, *, home_mode: bool, environ: Mapping[str, str], uid: int, draft: str | None
+    ) -> None:
         self.problems = values.Problems()
-        self.files = ConfigFiles(path, self.problems, uid=uid, home_mode=home_mode)
+        self.files = ConfigFiles(path, self.problems, uid=uid, home_mode=home_mode, draft=draft)
         self.environ = environ
         self.uid = uid
         self.jobs: dict[str, Job] = {}

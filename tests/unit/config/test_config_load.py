@@ -273,6 +273,22 @@ def test_include_takes_files_and_globs_once_each(tmp_path: Path) -> None:
     assert sorted(config.jobs) == ["a", "b"]
 
 
+def test_a_draft_is_judged_as_if_it_were_saved_already(tmp_path: Path) -> None:
+    (tmp_path / "more.toml").write_text('[job.a]\ncommand = "x"\nschedule = "@daily"\n')
+    main, draft = tmp_path / "echosched.toml", tmp_path / "elsewhere" / "draft.toml"
+    draft.parent.mkdir()
+    draft.write_text('include = "more.toml"\n')
+    assert list(load(str(main), draft=str(draft), environ={}, uid=1000).jobs) == ["a"]
+    draft.write_text('include = "more.toml"\n[job.a]\n')
+    with pytest.raises(ConfigError) as caught:
+        load(str(main), draft=str(draft), environ={}, uid=1000)
+    assert caught.value.problems == (
+        "echosched.toml: job.a: does nothing: give it a command, http, python or builtin",
+        "more.toml: job.a: is defined in echosched.toml too (rename one of them)",
+    )
+    assert not main.exists()
+
+
 def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
     assert read(tmp_path, '\ufeff[job.a]\nbuiltin = "brief"').jobs["a"].name == "a"
 
