@@ -43,6 +43,11 @@ class Message:
         """Tell whether this goes to a machine that watches, not to people."""
         return self.occasion in ("start", "ended")
 
+    @property
+    def is_alone(self) -> bool:
+        """Tell whether this is sent by itself and at once, never in a summary."""
+        return self.is_ping or self.occasion == "output"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         document = asdict(self)
@@ -155,7 +160,7 @@ def body(message: Message, output: str, host: str) -> str:
     if message.since is not None:
         lines.append(f"Since: {_instant(message.since)}")
     if message.duration_seconds is not None:
-        lines.append(f"Took: {timedelta(seconds=round(message.duration_seconds, 1))}")
+        lines.append(f"Took: {_duration(message.duration_seconds)}")
     lines.append(f"At: {_instant(message.at)}, on {host}")
     if output:
         lines += ["", "Output:", output.rstrip("\n")]
@@ -186,6 +191,12 @@ def _state(message: Message) -> str:
 
 def _instant(instant: datetime) -> str:
     return f"{rfc3339(instant)[:19].replace('T', ' ')} UTC"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _plural(count: int, noun: str) -> str:

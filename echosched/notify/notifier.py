@@ -120,14 +120,15 @@ class Notifier:
                     queue.task.cancel()
                 del self._queues[name]
             else:
-                queue.target, queue.not_before = target, 0.0  # perhaps it is mended
-                queue.wake.set()
+                queue.target = target
+                queue.hurry()  # perhaps it is mended
 
     async def resend(self) -> int:
         """Try everything that waits now, whatever its back-off; return how many messages were delivered."""
         delivered = 0
         for queue in list(self._queues.values()):
             async with queue.lock:
+                queue.retry_at = queue.calm_until = 0.0
                 while queue.waiting and (sent := await self._attempt(queue)):
                     delivered += sent
             queue.wake.set()
@@ -139,8 +140,7 @@ class Notifier:
         if self._timer is not None:
             self._timer.cancel()
         for queue in self._queues.values():
-            queue.not_before = 0.0
-            queue.wake.set()
+            queue.hurry()
         tasks = {queue.task for queue in self._queues.values() if queue.task is not None}
         if tasks:
             await asyncio.wait(tasks, timeout=self._pace.leave)
@@ -167,14 +167,14 @@ class Notifier:
             return
         if message.why:
             message = replace(message, why=self._redact(message.why))
-        if not (message.again or message.is_ping or queue.waiting or queue.failures):
-            soon = 0.0 if message.occasion == "output" else self._pace.settle
-            queue.not_before = max(queue.not_before, self._clock.monotonic() + soon)
+        if not (message.again or message.is_alone or queue.waiting):
+            queue.calm_until = max(queue.calm_until, self._clock.monotonic() + self._pace.settle)
         if not queue.add(message):
             self._failed(queue, "too many messages wait; the oldest was dropped", final=True)
         if self._begun:
             if not message.is_ping:
                 self._keep()
+            queue.wake.set()
             self._serve(queue)
 
     def _queue(self, name: str) -> Queue | None:
@@ -220,7 +220,7 @@ class Notifier:
 
     async def _deliver(self, queue: Queue) -> None:
         while queue.waiting and not (self._closed and queue.failures):
-            while (wait := queue.not_before - self._clock.monotonic()) > 0:
+            while (wait := queue.delay(self._clock.monotonic())) > 0:
                 queue.wake.clear()
                 try:
                     async with asyncio.timeout(wait):
@@ -228,12 +228,13 @@ class Notifier:
                 except TimeoutError:
                     break
             async with queue.lock:
-                if queue.waiting:
+                # Somebody else (resend) may have had its turn while this one waited for the lock.
+                if queue.waiting and queue.delay(self._clock.monotonic()) <= 0:
                     await self._attempt(queue)
 
     async def _attempt(self, queue: Queue) -> int:
         """Try to deliver the first message, or a summary of several; return how many were delivered."""
-        batch = queue.take()
+        batch = queue.take(self._clock.monotonic())
         try:
             await self._save()
             words = await self._words(batch)
@@ -259,8 +260,9 @@ class Notifier:
             return 0
         queue.sending = []
         queue.failures, queue.reason = 0, None
-        calm = 0.0 if batch[0].is_ping or batch[0].occasion == "output" else self._pace.calm
-        queue.not_before = self._clock.monotonic() + calm
+        queue.retry_at = 0.0
+        if not batch[0].is_alone:
+            queue.calm_until = self._clock.monotonic() + self._pace.calm
         if not batch[0].is_ping:
             self._dirty = True
         await self._save()
@@ -269,7 +271,7 @@ class Notifier:
     def _failed(self, queue: Queue, reason: str, *, final: bool = False) -> None:
         """Note a failed delivery; it is told once for each reason, not once for each try."""
         first, most = self._pace.retry
-        queue.not_before = self._clock.monotonic() + min(most, first * 2.0 ** min(queue.failures, 30))
+        queue.retry_at = self._clock.monotonic() + min(most, first * 2.0 ** min(queue.failures, 30))
         queue.failures += 1
         reason = self._redact(reason)
         self._dirty = True

@@ -47,12 +47,16 @@ class Healthcheck:
 
 @dataclass(slots=True)
 class Queue:
-    """Messages of one target, oldest first; *not_before* is on the monotonic clock."""
+    """Messages of one target, oldest first. *retry_at* and *calm_until* are on the monotonic clock.
+
+    Until *retry_at* nothing is sent (back-off); until *calm_until* only what is sent alone.
+    """
 
     target: Settings
     waiting: deque[Message] = field(default_factory=deque)
     sending: list[Message] = field(default_factory=list)
-    not_before: float = 0.0
+    retry_at: float = 0.0
+    calm_until: float = 0.0
     failures: int = 0
     reason: str | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,19 +83,30 @@ class Queue:
         self.waiting.popleft()
         return False
 
-    def take(self) -> list[Message]:
+    def delay(self, now: float) -> float:
+        """Return how many seconds from *now* the next delivery may be tried."""
+        wait = self.retry_at - now
+        if not any(message.is_alone for message in self.waiting):
+            wait = max(wait, self.calm_until - now)
+        return max(0.0, wait)
+
+    def hurry(self) -> None:
+        """Let everything go at once, and tell whoever waits."""
+        self.retry_at = self.calm_until = 0.0
+        self.wake.set()
+
+    def take(self, now: float) -> list[Message]:
         """Take the next message, or all that go into one summary with it."""
-        first = self.waiting.popleft()
-        self.sending = [first]
-        if first.is_ping or first.occasion == "output":
+        alone = next((message for message in self.waiting if message.is_alone), None)
+        if alone is not None and (self.waiting[0] is alone or now < self.calm_until):
+            self.waiting.remove(alone)
+            self.sending = [alone]
             return self.sending
-        rest: list[Message] = []
-        while self.waiting:
-            message = self.waiting.popleft()
-            together = message.occasion != "output" and len(self.sending) < _MOST_IN_SUMMARY
-            (self.sending if together else rest).append(message)
-        self.waiting.extend(rest)
-        return self.sending
+        together = [message for message in self.waiting if not message.is_alone][:_MOST_IN_SUMMARY]
+        chosen = {id(message) for message in together}
+        self.waiting = deque(message for message in self.waiting if id(message) not in chosen)
+        self.sending = together
+        return together
 
     def put_back(self) -> None:
         """Let what is under way wait again, in its old place."""

@@ -318,6 +318,22 @@ async def test_mailto_mails_whatever_a_run_prints_and_nothing_else(desk):
     assert smtp.mails[0].get_content().count("all the output") == 100
 
 
+async def test_output_does_not_wait_for_the_calm_after_a_summary(desk):
+    (desk.path / "9.1.log").write_text("printed\n")
+    async with HttpSink() as http:
+        pace = Pace(settle=0.0, calm=600, leave=0.2)
+        notifier = await desk.open(
+            Target("chat", "webhook", {"url": http.url}, on=("failure", "output")), pace=pace
+        )
+        notifier.emit(end(job="a"))
+        await until(lambda: http.hits)
+        notifier.emit(end(job="b"))
+        notifier.emit(end("succeeded", run=9, output_bytes=8))
+        await until(lambda: len(http.hits) == 2)
+        assert json.loads(http.hits[1].body)["event"] == "output"
+        assert notifier.pending == 1
+
+
 # ── webhook ───────────────────────────────────────────────────────────────────────────────────
 
 
