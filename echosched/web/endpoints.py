@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
-from echosched.clock import parse_rfc3339
+from echosched.clock import EPOCH, parse_rfc3339
 from echosched.errors import UsageError
 
 MAX_RUN = 2**63 - 1
+_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
@@ -30,7 +31,7 @@ class Param:
 
     name: str
     kind: str = "text"
-    where: str = "query"  # or "path", "header"
+    where: str = "query"  # or "path"
     text: str = ""
     default: Any = None
     minimum: int = 0
@@ -83,7 +84,8 @@ class Param:
 
     def _instant(self, text: str) -> datetime:
         try:
-            return parse_rfc3339(text)
+            # No slot lies outside these; inside them adding a month cannot overflow.
+            return min(max(parse_rfc3339(text), EPOCH), _LATEST)
         except (ValueError, OverflowError):
             raise UsageError(
                 f"{self.name}: {text[:40]!r}: must be an instant such as 2026-01-31T08:00:00Z"
@@ -145,22 +147,21 @@ def read(endpoint: Endpoint, request: web.Request, body: Mapping[str, Any]) -> C
     """Return *request* as a :class:`Call`; a parameter may also stand in the JSON *body* (the query wins)."""
     values: dict[str, Any] = {}
     for param in endpoint.params:
-        texts: list[str] = []
+        values[param.name] = param.default
         if param.where == "path":
-            texts = [request.match_info[param.name]]
-        elif param.where == "header":
-            texts = request.headers.getall(param.name, [])
-        elif param.name in request.query:
-            texts = request.query.getall(param.name)
-        elif param.name in body:
-            texts = [_as_text(param, body[param.name])]
-        values[param.name] = param.parse(texts) if texts else param.default
+            values[param.name] = param.parse([request.match_info[param.name]])
+            continue
+        # Both are checked, also where one of them does not count.
+        if param.name in body:
+            values[param.name] = param.parse([_as_text(param, body[param.name])])
+        if param.name in request.query:
+            values[param.name] = param.parse(request.query.getall(param.name))
     return Call(values, request)
 
 
 def _as_text(param: Param, value: Any) -> str:
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (str, int)):
-        return str(value)
-    raise UsageError(f"{param.name}: must be a string, a number or true/false")
+        value = "true" if value else "false"
+    elif param.kind == "flag" or not isinstance(value, str | int):
+        raise UsageError(f"{param.name}: must be {_KINDS[param.kind]}")
+    return str(value)

@@ -36,20 +36,25 @@ class Key:
         return f"Key(origin={self.origin!r}, path={self.path!r})"
 
 
-def load_key(environ: Mapping[str, str], key_file: Path | None) -> Key:
-    """Return the key in force; makes and stores one where there is none.
+def load_key(environ: Mapping[str, str], key_file: Path, host: str = "127.0.0.1") -> Key:
+    """Return the key in force for a server on *host*; makes and stores one where there is none.
 
-    Raises :class:`UsageError` for a key that no header could carry, for an empty or unreadable key
-    file, and for one that other users may read.
+    Raises :class:`UsageError` for a key that no header could carry, for an empty or unreadable key file,
+    for one that other users may read, and for a *host* that reaches other machines while nobody has chosen a
+    key: one made now would be named on a terminal that the people behind those machines do not see, so
+    opening a port to them must be a second, deliberate step.
     """
     value = environ.get(ENVIRONMENT, "").strip()
     if value:
         return Key(_checked(value, f"environment {ENVIRONMENT}"), "environment")
-    if key_file is None:
-        return Key(secrets.token_urlsafe(32), "made")
     existing = _read(key_file)
     if existing is not None:
         return existing
+    if not is_loopback(host):
+        raise UsageError(
+            f"web: will not listen on {host!r} without a key"
+            f" (set {ENVIRONMENT}, or write one to {key_file}, or listen on 127.0.0.1)"
+        )
     return _make(key_file)
 
 
@@ -111,19 +116,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def check_exposure(host: str, key: Key) -> None:
-    """Raise :class:`UsageError` if *host* reaches other machines and nobody has chosen a key yet.
-
-    A key that was made a moment ago is on a terminal that the people behind those machines may not
-    see; opening a port to them must be the second, deliberate step.
-    """
-    if key.origin == "made" and not is_loopback(host):
-        raise UsageError(
-            f"web: will not listen on {host!r} without a key"
-            f" (set {ENVIRONMENT}, or write one to the key file, or listen on 127.0.0.1)"
-        )
 
 
 class KeyGuard:

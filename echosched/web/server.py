@@ -232,8 +232,7 @@ async def serve(
     time it is named). *ready* is called once it listens. Raises :class:`UsageError` for an address or a key
     that cannot be used.
     """
-    key = keys.load_key(os.environ, settings.key_path)
-    keys.check_exposure(settings.host, key)
+    key = keys.load_key(os.environ, settings.key_path, settings.host)
     stop = stop or asyncio.Event()
     app = make_app(
         backend or DaemonBackend(settings),

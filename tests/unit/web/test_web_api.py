@@ -174,11 +174,10 @@ async def test_without_a_scheduler_reads_are_503_and_say_so(browser, backend):
 async def test_timeline_bounds_are_checked_and_told(browser):
     _, answer = await browser.get("/api/timeline?from=2026-11-19T00:00:00Z&to=2026-11-20T00:00:00Z")
     assert answer["data"]["from"] == "2026-11-19T00:00:00.000000Z"
-    for query in (
-        "from=2026-11-20T00:00:00Z&to=2026-11-19T00:00:00Z",
-        "from=2026-01-01T00:00:00Z&to=2026-12-01T00:00:00Z",
-    ):
-        assert (await browser.get(f"/api/timeline?{query}"))[0] == 400
+    _, answer = await browser.get("/api/timeline?from=2026-01-01T00:00:00Z&to=2026-12-01T00:00:00Z")
+    assert answer["data"]["to"] == "2026-02-02T00:00:00.000000Z"
+    reversed_ = await browser.get("/api/timeline?from=2026-11-20T00:00:00Z&to=2026-11-19T00:00:00Z")
+    assert reversed_[0] == 400
 
 
 async def test_health_is_200_only_while_the_loop_beats(browser, backend):

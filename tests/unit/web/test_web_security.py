@@ -11,7 +11,7 @@ import pytest
 from echosched.errors import UsageError
 from echosched.web import server as server_module
 from echosched.web.guard import host_is_allowed
-from echosched.web.keys import KeyGuard, check_exposure, is_loopback, load_key
+from echosched.web.keys import KeyGuard, is_loopback, load_key
 
 
 class Clock:
@@ -85,13 +85,14 @@ def test_a_key_file_that_is_a_link_is_refused(tmp_path):
 )
 def test_only_loopback_may_be_served_with_a_key_just_made(tmp_path, host, loopback):
     assert is_loopback(host) is loopback
-    made = load_key({}, tmp_path / "web.key")
+    file = tmp_path / "web.key"
     if loopback:
-        check_exposure(host, made)
+        assert load_key({}, file, host).origin == "made"
     else:
         with pytest.raises(UsageError, match="without a key"):
-            check_exposure(host, made)
-    check_exposure(host, load_key({"DASHBOARD_KEY": "chosen"}, None))
+            load_key({}, file, host)
+        assert not file.exists()
+    assert load_key({"DASHBOARD_KEY": "chosen"}, file, host).value == "chosen"
 
 
 # ── judging keys ──────────────────────────────────────────────────────────────────────────────
