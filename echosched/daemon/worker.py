@@ -37,7 +37,7 @@ class Worker:
         self.ready = False
         self.failure: dict[str, Any] | None = None
         self._incoming = b""
-        self._outgoing = b""
+        self._outgoing = bytearray()
 
     @property
     def wants_to_write(self) -> bool:
@@ -57,9 +57,9 @@ class Worker:
             except BlockingIOError:
                 return
             except OSError:
-                self._outgoing = b""
+                self._outgoing.clear()
                 return
-            self._outgoing = self._outgoing[sent:]
+            del self._outgoing[:sent]
 
     def read(self) -> list[dict[str, Any]]:
         """Return the messages that have arrived, also those a dead worker left in the socket."""
@@ -114,7 +114,7 @@ class Worker:
         worker = cls(document["pid"], channel, document["started"], standby=document["standby"])
         worker.ready = document["ready"]
         worker._incoming = document["incoming"].encode()
-        worker._outgoing = document["outgoing"].encode()
+        worker._outgoing += document["outgoing"].encode()
         return worker
 
 
