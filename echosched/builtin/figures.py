@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 
 from echosched.builtin import Context
-from echosched.builtin.files import output_tail
 from echosched.model import Run, State
+from echosched.notify.output import tail
 
 TROUBLES = (State.FAILED, State.TIMED_OUT, State.ABANDONED, State.MISSED)
 _PAGE = 500
@@ -140,7 +140,7 @@ async def worst(context: Context, period: Period, most: int) -> list[Trouble]:
             run = trouble.run
             trouble.why = context.redact(trouble.why)
             if run.output_bytes:
-                trouble.output = context.redact(output_tail(context.output_path(run.run, run.attempt)))
+                trouble.output = tail(context.output_path(run.run, run.attempt), context.redact, lines=12)
 
     await asyncio.to_thread(read)
     return found

@@ -42,19 +42,6 @@ async def publish(directory: Path, name: str, latest: str, texts: dict[str, str]
     return await asyncio.to_thread(work)
 
 
-def output_tail(path: Path, lines: int = 12, limit: int = 4000) -> str:
-    """Return the last *lines* of an output file, at most *limit* bytes; empty when there is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return ""
-    with open(fd, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - limit))
-        text = file.read(limit).decode(errors="replace")
-    return "\n".join(text.splitlines()[-lines:])
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """A file in ``runs/`` that carries a run's number."""

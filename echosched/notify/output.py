@@ -14,10 +14,10 @@ _WHOLE_BYTES = 1024 * 1024
 _MARGIN = 4096  # read beyond what is sent, so that no secret is cut in two before it is masked
 
 
-def tail(path: str | Path, redact: Callable[[str], str]) -> str:
-    """Return the last lines of an output."""
+def tail(path: str | Path, redact: Callable[[str], str], *, lines: int = _TAIL_LINES) -> str:
+    """Return the last *lines* of an output, a few kilobytes at most; empty when there is none."""
     _size, raw = _read(path, _TAIL_BYTES + _MARGIN, from_end=True)
-    return "\n".join(plain(redact(raw))[-_TAIL_BYTES:].splitlines()[-_TAIL_LINES:])
+    return "\n".join(plain(redact(raw))[-_TAIL_BYTES:].splitlines()[-lines:])
 
 
 def whole(path: str | Path, redact: Callable[[str], str]) -> str:

@@ -43,6 +43,19 @@ async def test_a_brief_tells_what_ran_what_failed_and_what_comes(make, rows, a_r
     assert (tmp_path / "reports" / "brief.html").stat().st_mode & 0o777 == 0o640
 
 
+async def test_secrets_in_errors_and_outputs_are_masked(make, rows, a_run, tmp_path):
+    secret = "correct-horse-battery"
+    rows.runs = [a_run(1, "a", State.FAILED, error=f"login {secret} refused", output_bytes=9)]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.1.out").write_text("." * 100 + secret + "x" * (8 * 1024 - 10))
+    for name in ("brief", "report"):
+        await load(name)(make(redact=lambda text: text.replace(secret, "[secret]")))
+    for path in (tmp_path / "reports").iterdir():
+        assert "horse" not in path.read_text()
+        assert "battery" not in path.read_text()
+    assert "login \\[secret\\] refused" in (tmp_path / "reports" / "brief.md").read_text()
+
+
 async def test_a_brief_of_an_empty_day_says_so(make, tmp_path):
     await load("brief")(make())
     text = (tmp_path / "reports" / "brief.md").read_text()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,6 +244,34 @@ def test_a_short_write_leaves_no_torn_line(tmp_path, monkeypatch):
     journal.emit(paused("next"))
     assert jobs_in(path) == ["torn", "next"]
     journal.close()
+
+
+FULL = """
+import resource, sys
+from datetime import UTC, datetime
+from echosched.events import JobPaused
+from echosched.journal import Journal
+
+journal = Journal(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+at = datetime(2026, 11, 21, tzinfo=UTC)
+failed = 0
+for number in range(400):
+    journal.emit(JobPaused(ts=at, job=f"job{number}"))
+    failed += journal.failing is not None
+    if number == 300:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+journal.close()
+print(failed)
+"""
+
+
+def test_a_real_limit_on_the_files_size_tears_and_loses_no_line(tmp_path):
+    """The kernel itself writes short at the limit, as it does on a full disk."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "j.log")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(shown.stdout) > 100
+    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(400)]
 
 
 def test_a_torn_line_behind_which_another_wrote_is_closed_and_written_again(tmp_path, monkeypatch):
