@@ -181,8 +181,11 @@ def slug(command: str) -> str:
     match = _WRAPPERS.match(start)
     rest = start[match.end() :] if match is not None else start
     rest = _END.split(rest, maxsplit=1)[0] or rest
-    if "/" in rest:
+    program, space, arguments = rest.partition(" ")
+    if "/" in arguments or "\t" in program:
         rest = _DIRECTORIES.sub("", rest)
+    elif "/" in program:
+        rest = program.rpartition("/")[2] + space + arguments
     name = _OTHERS.sub("-", rest.lower()).strip("-_")
     if len(name) > _LONGEST_SLUG:
         name = name[:_LONGEST_SLUG].rpartition("-")[0] or name[:_LONGEST_SLUG]

@@ -300,6 +300,16 @@ def account_name(uid: int) -> str | None:
         return None
 
 
+def account_id(name: str) -> int | None:
+    """Return the id of a user (a number is its own), ``None`` if this machine does not know the name."""
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return int(name) if name.isdecimal() and name.isascii() else None
+
+
 def account_exists(name: str, *, group: bool = False) -> bool:
     """Tell whether this machine knows the user (or group); numeric ids are taken as they are."""
     if name.isdigit():

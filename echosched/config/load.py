@@ -15,7 +15,7 @@ from echosched.config import tables, values
 from echosched.config.checks import check_after, check_groups, check_notify, warnings_of
 from echosched.config.daemon_settings import DaemonConfig, read_daemon_table
 from echosched.config.files import ConfigFiles
-from echosched.config.jobs import JobReader
+from echosched.config.jobs import JobReader, account_exists, account_id
 from echosched.config.paths import Paths
 from echosched.config.settings import ClusterConfig, Config, NotifyConfig, RetentionConfig, WebConfig
 from echosched.errors import ConfigError
@@ -114,6 +114,7 @@ class _Loading:
         daemon = document.get("daemon", {})
         if _is_table(daemon):
             self.daemon = read_daemon_table(daemon, place, self.problems)
+            self._daemon_accounts(place)
         else:
             self.problems.add_value(place, "daemon", daemon, "must be a table")
         self.reader = JobReader(self.problems, uid=self.uid, stays_root=self.daemon.user is None)
@@ -127,6 +128,23 @@ class _Loading:
             tables.read_cluster(document["cluster"], place, self.problems) if "cluster" in document else None
         )
         return retention, web, cluster
+
+    def _daemon_accounts(self, place: str) -> None:
+        """Note accounts of ``[daemon]`` that this machine does not know, or that this user cannot take."""
+        daemon = self.daemon
+        for key, account in (
+            ("user", daemon.user),
+            ("group", daemon.group),
+            ("control_group", daemon.control_group),
+        ):
+            if account is None:
+                continue
+            if not account_exists(account, group=key != "user"):
+                what = "user" if key == "user" else "group"
+                self.problems.add_value(place, f"daemon.{key}", account, f"no such {what} on this machine")
+            elif key == "user" and self.uid != 0 and account_id(account) != self.uid:
+                reason = "only a daemon started by root can run as somebody else"
+                self.problems.add_value(place, "daemon.user", account, reason)
 
     def _part(self, path: str) -> None:
         """Read an included file or a drop-in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
 from datetime import timedelta
@@ -22,13 +23,13 @@ watchdog = "0"
 max_concurrent = 3
 max_restarts = 1
 restart_window = "1h"
-user = "echo"
-group = "adm"
+user = "nobody"
+group = "tty"
 umask = "077"
 working_directory = "/srv"
 chroot = "/jail"
 core_dumps = true
-control_group = "ops"
+control_group = "tty"
 crontabs = ["a", { path = "b", system = true }]
 log_max_size = "1MiB"
 log_keep = 2
@@ -50,13 +51,13 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
         max_concurrent=3,
         max_restarts=1,
         restart_window=timedelta(hours=1),
-        user="echo",
-        group="adm",
+        user="nobody",
+        group="tty",
         umask=0o077,
         working_directory="/srv",
         chroot="/jail",
         core_dumps=True,
-        control_group="ops",
+        control_group="tty",
         crontabs=(("a", None), ("b", True)),
         log_max_size=2**20,
         log_keep=2,
@@ -74,7 +75,10 @@ def test_without_settings_the_defaults_hold(tmp_path: Path, text: str) -> None:
 
 def test_the_quick_look_and_the_whole_reading_agree(tmp_path: Path) -> None:
     paths = home(tmp_path, EVERYTHING.replace('"a", { path = "b", system = true }', ""))
-    assert read_daemon_settings(paths, environ={}) == load(paths=paths, environ={}, uid=1000).daemon
+    assert (
+        read_daemon_settings(paths, environ={})
+        == load(paths=paths, environ={}, uid=pwd.getpwnam("nobody").pw_uid).daemon
+    )
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -632,6 +632,20 @@ def test_a_user_that_does_not_exist_or_cannot_be_taken_is_an_error(tmp_path: Pat
     ]
 
 
+def test_the_daemons_own_accounts_must_exist_and_be_reachable(tmp_path: Path) -> None:
+    text = '[daemon]\nuser = "n0body"\ngroup = "n0body"\ncontrol_group = "n0body"\n'
+    assert problems(tmp_path, text) == [
+        'echosched.toml: daemon.user: "n0body": no such user on this machine',
+        'echosched.toml: daemon.group: "n0body": no such group on this machine',
+        'echosched.toml: daemon.control_group: "n0body": no such group on this machine',
+    ]
+    assert problems(tmp_path, '[daemon]\nuser = "root"\n') == [
+        'echosched.toml: daemon.user: "root": only a daemon started by root can run as somebody else'
+    ]
+    mine = next(entry for entry in pwd.getpwall() if entry.pw_uid > 0)
+    assert read(tmp_path, f'[daemon]\nuser = "{mine.pw_name}"\n', uid=mine.pw_uid).daemon.user == mine.pw_name
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize(("mode", "who"), [(0o666, "everybody"), (0o664, "its group"), (0o646, "everybody")])
