@@ -99,6 +99,7 @@ class Worker:
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+        self._early: list[Message] | None = []
         self._go = asyncio.Event()
         self.beat = Beat(link.beat_path)
         self.journal = Journal(
@@ -188,6 +189,7 @@ class Worker:
         """Live, and return the exit code."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self.link.fileno(), self._listen)
+        self._listen()  # what came with the supervisor's first words lies in the link's buffer, not in the socket
         if self.link.standby:
             self.link.ready(f"standing by, {len(self.config.jobs)} jobs")
             await self._go.wait()
@@ -221,6 +223,9 @@ class Worker:
         self.journal.flush()
         self.link.ready(f"{len(self.config.jobs)} jobs")
         self._tick()
+        early, self._early = self._early or [], None
+        for message in early:
+            self._hear(message)
 
     def _beat_on(self) -> None:
         self.beat.beat()
@@ -343,6 +348,9 @@ class Worker:
                 log.exception("the supervisor's message %s could not be followed", message.op)
 
     def _hear(self, message: Message) -> None:
+        if self._early is not None and message.op in ("stop", "reload", "retire"):
+            self._early.append(message)  # not while the parts are still being put together
+            return
         match message.op:
             case "stop":
                 self._stop(message)
