@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lab
 import pytest
 
 pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(900)]
