@@ -12,6 +12,7 @@ from echosched.clock import EPOCH, to_micros
 from echosched.schedule.zones import MAX_MICROS, MIN_MICROS
 
 _NONE: frozenset[str] = frozenset()
+_from_timestamp = datetime.fromtimestamp
 
 
 class Timetable:
@@ -57,7 +58,7 @@ class Timetable:
         if micros is None or micros > MAX_MICROS:
             return None
         if micros % 1_000_000 == 0:
-            return datetime.fromtimestamp(micros // 1_000_000, UTC)  # a whole number: exact, and faster
+            return _from_timestamp(micros // 1_000_000, UTC)  # a whole number: exact, and faster
         return EPOCH + timedelta(0, 0, micros)
 
     def fires_at(self, instant: datetime) -> bool:

@@ -17,6 +17,7 @@ _LENGTHS = (
     (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
     (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
 )
+_UNTIL_2100 = 47_482
 _from_ordinal = date.fromordinal
 _OFFSETS = tuple(tuple(sum(lengths[:m]) for m in range(12)) for lengths in _LENGTHS)
 _SAME_WEEKDAY = sum(1 << 7 * week for week in range(54))
@@ -51,7 +52,19 @@ class Days:
     side and the week's side must both match if *both*, else either. *years* is sorted, empty: every year.
     """
 
-    __slots__ = ("_masks", "both", "dom", "every", "months", "near", "nth", "tail", "weekdays", "years")
+    __slots__ = (
+        "_masks",
+        "_stride",
+        "both",
+        "dom",
+        "every",
+        "months",
+        "near",
+        "nth",
+        "tail",
+        "weekdays",
+        "years",
+    )
 
     def __init__(
         self,
@@ -71,23 +84,30 @@ class Days:
         all_of_month, all_of_week = dom == ALL_DOM, weekdays == ALL_WEEKDAYS
         free = all_of_month and all_of_week if both else all_of_month or all_of_week
         self.every = free and months == ALL_MONTHS and not years
+        # February 29 and nothing else: only every fourth year needs a look.
+        leap_day = both and months == _FEBRUARY and dom == 1 << 28 and not (tail or near)
+        self._stride = 4 if leap_day else 1
         self._masks: list[int | None] = [None] * 14
 
     def next(self, day: int) -> int | None:
         """Return the first matching epoch day at or after *day*, ``None`` if there is none."""
-        try:
-            year = _from_ordinal(day + EPOCH_ORDINAL).year
-        except (ValueError, OverflowError):
-            if day > 0:
-                return None
-            day, year = 1 - EPOCH_ORDINAL, 1
+        if 0 <= day < _UNTIL_2100:
+            year = 1970 + (4 * day + 2) // 1461  # every fourth year is leap here
+        else:
+            try:
+                year = _from_ordinal(day + EPOCH_ORDINAL).year
+            except (ValueError, OverflowError):
+                if day > 0:
+                    return None
+                day, year = 1 - EPOCH_ORDINAL, 1
         first, kind = YEARS[year]
         left = (self._masks[kind] or self.mask(kind)) >> day - first
         years = self.years
         if left and (not years or year in years):
             return day - 1 + (left & -left).bit_length()
-        last = min(year + _CYCLE, 9999)
-        for later in years[bisect_right(years, year) :] if years else range(year + 1, last + 1):
+        last, stride = min(year + _CYCLE, 9999), self._stride
+        coming = range(year + stride - year % stride, last + 1, stride)
+        for later in years[bisect_right(years, year) :] if years else coming:
             first, kind = YEARS[later]
             mask = self._masks[kind] or self.mask(kind)
             if mask:

@@ -66,12 +66,13 @@ class Wall(Timetable):
         """Return the first slot strictly after *after*, both in microseconds since the epoch."""
         starts, offsets, records = self.zone.table
         following = bisect_right(starts, after)
-        if following >= len(starts):
+        try:
+            offset = offsets[following - 1]
+        except IndexError:  # past the end of the table
             if after > MAX_MICROS:
                 return None
-            starts, offsets, records = self.zone.reach(after)
-            following = bisect_right(starts, after)
-        offset = offsets[following - 1]
+            self.zone.reach(after)
+            return self.next_micros(after)
         low = after + 1 + offset
         if not self.follow and low < records[following - 1]:
             low = records[following - 1]
