@@ -126,7 +126,23 @@ def reading_mode(path: Path) -> str:
     Without a log nobody has the database open, and it can be read as it lies there; opened in the
     ordinary way, even for reading, SQLite would make a log and a shared-memory file and leave them.
     """
-    return "ro" if os.path.exists(f"{path}-wal") else "immutable"
+    try:
+        return "ro" if os.stat(f"{path}-wal").st_size else "immutable"
+    except FileNotFoundError:
+        return "immutable"
+
+
+def connect_alone(path: Path) -> sqlite3.Connection:
+    """Return a connection for one read where the ordinary way fails: no room for the shared memory, say.
+
+    With an exclusive lock SQLite keeps the log's index in its own memory; without a log the file is read
+    as it lies there, which also works where nothing at all may be written.
+    """
+    if reading_mode(path) == "immutable":
+        return connect(path, "immutable", busy_seconds=0)
+    connection = connect(path, "rw", busy_seconds=0)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return connection
 
 
 def version_of(connection: sqlite3.Connection, path: Path, newest: int) -> int:
@@ -147,13 +163,16 @@ def version_of(connection: sqlite3.Connection, path: Path, newest: int) -> int:
 
 
 def open_for_writing(
-    path: Path, steps: Sequence[str], stamp: str, *, busy_seconds: float
+    path: Path, steps: Sequence[str], stamp: str, *, again: bool, busy_seconds: float
 ) -> sqlite3.Connection:
     """Return the writing connection to *path*, created or migrated up as needed.
 
     WAL, ``synchronous=FULL``: what was committed survives a power cut. *stamp* names the copy that is
-    set aside before a migration.
+    set aside before a migration. When it is opened *again* in one life it must be there: an empty
+    directory is more likely a disk that is not mounted than the wish for a new database.
     """
+    if again and not (os.path.lexists(path) and os.stat(path).st_size):
+        raise StoreUnavailable(f"{path}: it has vanished (mount its disk, or restart the daemon)")
     create_if_missing(path)
     judge(path, len(steps), busy_seconds=busy_seconds)
     connection: sqlite3.Connection | None = None

@@ -61,6 +61,7 @@ class SqliteStore:
         self._pruner = Pruner()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._reading_mode = ""
+        self._was_open = False
 
     async def open(self, *, must_write: bool = True) -> None:
         """Open or create the file and migrate it up.
@@ -69,12 +70,14 @@ class SqliteStore:
         prevents it, ``StoreCorrupt`` where the file is damaged. Without *must_write* an outside fault is
         left to the first write that meets it.
         """
-        self._reader = _Reader(str(self.path), self._connect_reader, self._is_stale)
+        self._reader = _Reader(self.path, self._connect_reader, self._is_stale)
         try:
             if self.read_only:
                 await self._reader.run(lambda connection: None)
                 return
-            self._writer = Writer(str(self.path), self._connect_writer, self._reader.checkpoint_soon)
+            self._writer = Writer(
+                str(self.path), self._connect_writer, self._disconnected, self._reader.checkpoint_soon
+            )
             self._writer.start()
             try:
                 await self._writer.submit(lambda connection: None)
@@ -223,6 +226,7 @@ class SqliteStore:
         log of a new database.
         """
         await self.close()
+        self._was_open = False
         stamp = f"{self._clock.now():%Y%m%dT%H%M%SZ}"
         try:
             return await asyncio.to_thread(schema.set_aside, self.path, stamp)
@@ -256,7 +260,19 @@ class SqliteStore:
 
     def _connect_writer(self) -> sqlite3.Connection:
         stamp = f"{self._clock.now():%Y%m%dT%H%M%SZ}"
-        return schema.open_for_writing(self.path, self._steps, stamp, busy_seconds=self._busy_seconds)
+        connection = schema.open_for_writing(
+            self.path, self._steps, stamp, again=self._was_open, busy_seconds=self._busy_seconds
+        )
+        self._was_open = True
+        if self._reader is not None:
+            # What the writer opened may be another file than before a fault (mounted anew, restored from
+            # a copy), and reads must come from the same.
+            self._reader.renew()
+        return connection
+
+    def _disconnected(self) -> None:
+        if self._reader is not None:
+            self._reader.let_go()
 
     def _is_stale(self) -> bool:
         """Tell whether a writer came or left since this reader connected (then it must connect anew)."""
@@ -276,25 +292,40 @@ class _Reader:
     """One thread with one connection for reading; a connection that failed is opened again."""
 
     def __init__(
-        self, path: str, connect: Callable[[], sqlite3.Connection], is_stale: Callable[[], bool]
+        self, path: Path, connect: Callable[[], sqlite3.Connection], is_stale: Callable[[], bool]
     ) -> None:
         self._path = path
         self._connect = connect
         self._is_stale = is_stale
         self._connection: sqlite3.Connection | None = None
+        self._must_renew = False
+        self._lets_go = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
+    def renew(self) -> None:
+        """Connect anew before the next read, and keep the connection."""
+        self._must_renew = True
+        self._lets_go = False
+
+    def let_go(self) -> None:
+        """Keep no connection between reads until :meth:`renew`: a failing disk may have to be unmounted."""
+        self._lets_go = True
+        self._submit(self._disconnect)
+
     def checkpoint_soon(self) -> None:
         """Move the log into the file between two reads, beside the writer, which goes on meanwhile."""
-        with contextlib.suppress(RuntimeError):  # closing: the last connection checkpoints by itself
-            self._pool.submit(self._checkpoint)
+        self._submit(self._checkpoint)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect)
         self._pool.shutdown()
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # closing: then the last connection does all this itself
+            self._pool.submit(work)
 
     def _checkpoint(self) -> None:
         # A checkpoint that fails loses nothing: the log keeps the commits, and the next burst tries again.
@@ -303,15 +334,29 @@ class _Reader:
 
     def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         try:
-            if self._connection is not None and self._is_stale():
-                self._disconnect()
-            if self._connection is None:
-                self._connection = self._connect()
-            return work(self._connection)
+            return self._read(work)
         except sqlite3.Error as error:
             if wants_new_connection(error):
                 self._disconnect()
-            raise translate(error, self._path) from error
+            if self._lets_go:
+                with contextlib.suppress(sqlite3.Error):
+                    return self._read_alone(work)
+            raise translate(error, str(self._path)) from error
+        finally:
+            if self._lets_go:
+                self._disconnect()
+
+    def _read(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        if self._must_renew or self._is_stale():
+            self._must_renew = False
+            self._disconnect()
+        if self._connection is None:
+            self._connection = self._connect()
+        return work(self._connection)
+
+    def _read_alone(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        with contextlib.closing(schema.connect_alone(self._path)) as connection:
+            return work(connection)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

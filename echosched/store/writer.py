@@ -44,15 +44,21 @@ class _Task:
 class Writer:
     """Runs pieces of work in transactions on a thread of its own.
 
-    *connect* opens the writing connection (in the thread). *after_burst* is called in the thread when
-    enough was written since its last call and nothing waits: the place for a checkpoint.
+    *connect* opens the writing connection (in the thread); *disconnected* is told when a fault closed it, or
+    kept it from being opened. *after_burst* is called in the thread when enough was written since its last
+    call and nothing waits: the place for a checkpoint.
     """
 
     def __init__(
-        self, path: str, connect: Callable[[], sqlite3.Connection], after_burst: Callable[[], object]
+        self,
+        path: str,
+        connect: Callable[[], sqlite3.Connection],
+        disconnected: Callable[[], None],
+        after_burst: Callable[[], None],
     ) -> None:
         self._path = path
         self._connect = connect
+        self._disconnected = disconnected
         self._after_burst = after_burst
         self._connection: sqlite3.Connection | None = None
         self._wake = threading.Condition()
@@ -196,6 +202,7 @@ class Writer:
                 reconnect = True
         if reconnect:
             self._disconnect()
+            self._disconnected()
         for task in group:
             if task.error is None:
                 task.error = error

@@ -190,7 +190,7 @@ async def test_closing_finishes_what_waits(tmp_path):
 
 
 async def test_work_after_closing_is_refused_and_never_hangs(tmp_path):
-    writer = Writer(str(tmp_path / "x.db"), lambda: sqlite3.connect(":memory:"), lambda: None)
+    writer = Writer(str(tmp_path / "x.db"), lambda: sqlite3.connect(":memory:"), lambda: None, lambda: None)
     with pytest.raises(StoreError, match="closed"):
         writer.submit(lambda connection: None)
     writer.start()
@@ -208,7 +208,7 @@ async def test_a_connection_that_cannot_be_opened_fails_the_callers_and_is_tried
             raise StoreUnavailable("not yet")
         return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
 
-    writer = Writer("x.db", connect, lambda: None)
+    writer = Writer("x.db", connect, lambda: None, lambda: None)
     writer.start()
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="not yet"):
