@@ -38,7 +38,7 @@ class JobReader:
     """Reads job tables with one set of problems, one user and one pool of shared settings."""
 
     def __init__(self, problems: v.Problems, *, uid: int, stays_root: bool) -> None:
-        """Note problems in *problems*; *stays_root*: the daemon keeps root's rights (if it has them)."""
+        """Note problems in *problems*; *uid* is whom jobs run as, *stays_root* ``False`` if it was root before."""
         self.problems = problems
         self._uid = uid
         self._me = account_name(uid)
@@ -77,18 +77,19 @@ class JobReader:
 
     def account_problem(self, account: str, *, group: bool = False) -> str | None:
         """Return why jobs cannot run as *account*, or ``None``."""
-        if self._uid != 0:
-            return "only a daemon run by root can run jobs as somebody else"
         if not self._stays_root:
             return "the daemon gives up root ([daemon] user) and cannot do this"
+        if self._uid != 0:
+            return "only a daemon run by root can run jobs as somebody else"
         if not account_exists(account, group=group):
             return f"no such {'group' if group else 'user'} on this machine"
         return None
 
     def _home(self, place: str, user: str | None) -> str:
         head, _, rest = place.partition("/")
-        if head == "~" and user is not None:
-            head = "~" + user
+        if head == "~" and (user or self._me) is not None:
+            # Not $HOME: after a change of credentials, or under sudo, it is somebody else's.
+            head = f"~{user or self._me}"
         return os.path.expanduser(head) + ("/" + rest if rest else "")
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────

@@ -117,7 +117,11 @@ class _Loading:
             self._daemon_accounts(place)
         else:
             self.problems.add_value(place, "daemon", daemon, "must be a table")
-        self.reader = JobReader(self.problems, uid=self.uid, stays_root=self.daemon.user is None)
+        gives_up_root = self.uid == 0 and self.daemon.user is not None
+        if gives_up_root:
+            # Judge as the worker will see it, whose jobs run as the daemon's user.
+            self.uid = account_id(str(self.daemon.user)) or 0
+        self.reader = JobReader(self.problems, uid=self.uid, stays_root=not gives_up_root)
         self.timezone = self._zone(document, place, "UTC")
         self.defaults = self.reader.defaults(document.get("defaults", {}), place, {})
         self._definitions(document, place, self.defaults, self.timezone)

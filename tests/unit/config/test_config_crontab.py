@@ -45,6 +45,13 @@ def only(config: Config) -> Job:
     return job
 
 
+def home_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return os.path.expanduser("~")
+
+
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -211,7 +218,7 @@ def test_a_users_crontab_runs_as_it_is(tmp_path: Path) -> None:
     assert dump.action == CommandAction('pg_dump app > "dump-$(date +%F).sql"', shell="/bin/bash")
     assert (dump.description, dump.schedule_text, dump.timezone) == ("Nightly dump", "0 2 * * *", "UTC")
     assert dump.process.env == (("PATH", "/opt/bin:/usr/bin"), ("SHELL", "/bin/bash"))
-    assert dump.process.cwd == os.path.expanduser("~")
+    assert dump.process.cwd == home_of(1000)
     assert dump.process.user is None
     assert dump.policy.timeout is None
     assert dump.source == "crontab"
@@ -361,6 +368,19 @@ def test_a_root_daemon_runs_each_line_of_a_system_crontab_as_its_user(tmp_path: 
     assert config.jobs["b"].process.cwd == pwd.getpwnam("nobody").pw_dir
     with pytest.raises(ConfigError, match=r'crontab:1: "n0body": no such user on this machine'):
         run(tmp_path, "@daily n0body a\n", uid=0, system=True)
+
+
+@pytest.mark.root
+@ROOT
+def test_a_daemon_that_gives_up_root_is_judged_as_the_user_it_becomes(tmp_path: Path) -> None:
+    (tmp_path / "crontab").write_text("@daily nobody a\n")
+    text = '[daemon]\nuser = "nobody"\ncrontabs = [{ path = "crontab", system = true }]\n'
+    (tmp_path / "echosched.toml").write_text(text)
+    job = only(load(str(tmp_path / "echosched.toml"), environ={"HOME": "/root"}, uid=0))
+    assert (job.process.user, job.process.cwd) == (None, pwd.getpwnam("nobody").pw_dir)
+    (tmp_path / "crontab").write_text("@daily root a\n")
+    with pytest.raises(ConfigError, match=r'crontab:1: "root": the daemon gives up root'):
+        load(str(tmp_path / "echosched.toml"), environ={}, uid=0)
 
 
 @pytest.mark.root
