@@ -24,6 +24,7 @@ from bisect import bisect_right
 from datetime import date
 from struct import error as struct_error
 from struct import unpack_from
+from threading import Lock
 
 from echosched.errors import ScheduleError
 
@@ -36,6 +37,8 @@ MAX_MICROS = (3_652_059 - EPOCH_ORDINAL + 1) * DAY - 1  # the last instant of ye
 MIN_MICROS = (2 - EPOCH_ORDINAL) * DAY  # year 1, a day in, so that no offset leads out of the calendar
 _NEVER = 1 << 62
 _FIRST_HORIZON = 2080  # rules are followed to here at first; asking for more extends the table
+
+_EXTENDING = Lock()
 
 Table = tuple[list[int], list[int], list[int]]
 """``starts``, ``offsets``, ``records``; swapped as a whole, so threads may read while one extends."""
@@ -71,7 +74,11 @@ class Zone:
     def reach(self, micros: int) -> Table:
         """Return a table whose last segment ends after *micros*, extending it when needed."""
         if self.table[0][-1] <= micros:
-            self._follow_rule(date.fromordinal(min(micros, MAX_MICROS) // DAY + EPOCH_ORDINAL).year + 25)
+            with _EXTENDING:
+                if self.table[0][-1] <= micros:  # another thread may have been faster
+                    self._follow_rule(
+                        date.fromordinal(min(micros, MAX_MICROS) // DAY + EPOCH_ORDINAL).year + 25
+                    )
         return self.table
 
     def offset_at(self, micros: int) -> int:
