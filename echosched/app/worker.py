@@ -135,6 +135,7 @@ class Worker:
             max_concurrent=config.daemon.max_concurrent,
             output_path=self.outputs.prepare,
             jitter=jitter_seconds,
+            on_write=self.metrics.store_latency,
         )
         self.operations = Operations(
             self.scheduler,
@@ -325,7 +326,7 @@ class Worker:
                 reports_dir=Path(self.paths.reports),
                 retention=self.config.retention,
                 resend=self._resend,
-                unpark=self.scheduler.roster.resume,
+                unpark=self.scheduler.roster.unpark,
                 journal=Path(self.paths.log),
                 log_keep=self.config.daemon.log_keep,
                 redact=self.secrets.redact,

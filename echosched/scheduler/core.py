@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -58,7 +58,7 @@ class Scheduler:
     """Joins store, executor, clock and sinks. All methods belong to one event loop.
 
     *output_path* maps (run, attempt) to the file that takes the attempt's output; *jitter* is the
-    deterministic spread of a job's slot, in seconds.
+    deterministic spread of a job's slot, in seconds. *on_write* is told how long each durable write took.
     """
 
     def __init__(
@@ -71,8 +71,10 @@ class Scheduler:
         max_concurrent: int = 64,
         output_path: OutputPath = lambda run, attempt: None,
         jitter: Jitter = lambda name, slot, jitter: 0.0,
+        on_write: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.store = store
+        self._on_write = on_write
         self.clock = clock
         self.sinks = list(sinks)
         self.roster = Roster(
@@ -85,6 +87,7 @@ class Scheduler:
             emit=self.emit,
             spawn=self.spawn,
             on_end=self._start_followers,
+            on_write=on_write,
             output_path=output_path,
             max_concurrent=max_concurrent,
         )
@@ -237,9 +240,11 @@ class Scheduler:
 
     async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
         """Make the wishes durable in one commit, then queue what is to run. Returns the run numbers."""
+        begun = self.clock.monotonic()
         try:
             numbers = await self.store.claim([wish.claim for wish in wishes])
         finally:
+            self._on_write(self.clock.monotonic() - begun)
             for wish in wishes:
                 if wish.counted:
                     wish.entry.claiming -= 1

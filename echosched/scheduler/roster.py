@@ -174,6 +174,18 @@ class Roster:
         self._emit(events.JobPaused(ts=self._clock.now(), job=name))
         return True
 
+    async def unpark(self, name: str) -> bool:
+        """Give a parked job another try, paused or not; tell whether it is in service again."""
+        entry = self.entry(name)
+        if entry.parked is None:
+            return False
+        entry.parked = None
+        entry.cursor_at = self._clock.now()
+        self.arm(entry)  # parks it again if its schedule still fails
+        self._wake()
+        await self._store.save_jobs([entry.record()])
+        return entry.parked is None
+
     async def resume(self, name: str) -> bool:
         """Let slots of job *name* come due again, from now on; takes a parked job back too."""
         entry = self.entry(name)

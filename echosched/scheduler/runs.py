@@ -41,6 +41,7 @@ class Runs:
         emit: Callable[[events.Event], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         on_end: Callable[[LiveRun, State], None],
+        on_write: Callable[[float], None],
         output_path: OutputPath,
         max_concurrent: int,
     ) -> None:
@@ -53,6 +54,7 @@ class Runs:
         self._emit = emit
         self._spawn = spawn
         self._on_end = on_end
+        self._on_write = on_write
         self._output_path = output_path
         self._unarmed: list[LiveRun] = []
         self._ends: list[tuple[LiveRun, Ended]] = []
@@ -176,7 +178,9 @@ class Runs:
         try:
             while self._ends:
                 batch, self._ends = self._ends, []
+                begun = self._clock.monotonic()
                 recorded = await self._store.finish([ended for _, ended in batch])
+                self._on_write(self._clock.monotonic() - begun)
                 for (live, ended), fresh in zip(batch, recorded, strict=True):
                     self._after_commit(live, ended, fresh=fresh)
         finally:

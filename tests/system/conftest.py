@@ -120,7 +120,7 @@ class House:
     @property
     def worker_pid(self) -> int:
         state = json.loads((self.directory / "echosched.state.json").read_text())
-        return int(state["worker_pid"])
+        return int(state["worker_pid"] or 0)
 
     def files(self) -> Iterator[Path]:
         return (path for path in self.directory.rglob("*") if path.is_file())
