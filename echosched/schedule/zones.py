@@ -214,7 +214,7 @@ def find_zone(name: str) -> Zone | None:
         if data is not None:
             try:
                 zone = _ZONES[name] = parse_tzif(name, data)
-            except (ValueError, LookupError, struct_error):
+            except (ValueError, LookupError, OverflowError, struct_error):
                 return None
     return zone
 

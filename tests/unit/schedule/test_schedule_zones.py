@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import struct
+import zoneinfo
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
 from echosched.clock import EPOCH, to_micros
 from echosched.errors import ScheduleError
-from echosched.schedule.zones import Rule, Zone, find_zone, get_zone
+from echosched.schedule.zones import _ZONES, Rule, find_zone, get_zone, parse_tzif
 
 ALL_ZONES = sorted(name for name in available_timezones() if find_zone(name) is not None)
 
@@ -44,8 +48,7 @@ def test_offsets_agree_with_zoneinfo_around_every_transition() -> None:
 def test_offsets_agree_with_zoneinfo_at_random_instants_to_the_year_2300() -> None:
     rng = random.Random(5)
     for name in rng.sample(ALL_ZONES, 60):
-        zone, reference = Zone.__new__(Zone), ZoneInfo(name)
-        zone = get_zone(name)
+        zone, reference = get_zone(name), ZoneInfo(name)
         for _ in range(150):
             at = rng.randrange(-3_000_000_000, 10_413_792_000)
             assert zone.offset_at(at * 1_000_000) // 1_000_000 == offset_seconds(reference, at), (name, at)
@@ -83,3 +86,37 @@ def test_a_rule_of_each_kind_gives_its_days() -> None:
     assert Rule("<+0330>-3:30").changes is False
     with pytest.raises(ValueError, match="not a time zone rule"):
         Rule("nonsense")
+
+
+def test_a_broken_file_is_no_zone_and_no_crash() -> None:
+    for directory in zoneinfo.TZPATH:
+        path = Path(directory, "Europe/Berlin")
+        if path.exists():
+            break
+    else:
+        pytest.skip("this machine keeps its zones in the tzdata package")
+    data = path.read_bytes()
+    assert parse_tzif("whole", data).offset_at(0) == 3_600_000_000
+    rng = random.Random(9)
+    for length in (*range(0, 60), *range(60, len(data), 11)):
+        with suppress(ValueError, LookupError, struct.error):
+            parse_tzif("cut", data[:length])
+    for _ in range(300):
+        garbled = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            garbled[rng.randrange(len(data))] = rng.randrange(256)
+        with suppress(ValueError, LookupError, struct.error, OverflowError):
+            parse_tzif("garbled", bytes(garbled))
+
+
+def test_without_a_system_database_the_tzdata_package_serves() -> None:
+    pytest.importorskip("tzdata")
+    whole = get_zone("Asia/Tokyo").table
+    saved = zoneinfo.TZPATH
+    zoneinfo.reset_tzpath(to=[])
+    try:
+        _ZONES.pop("Asia/Tokyo")
+        assert get_zone("Asia/Tokyo").table == whole
+        assert find_zone("Asia/Tokio") is None
+    finally:
+        zoneinfo.reset_tzpath(to=saved)
