@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from echosched.clock import SystemClock
 from echosched.errors import (
+    EX_CONFIG,
     EX_NOPERM,
     EX_NOT_CONFIGURED,
     EX_NOT_RUNNING,
@@ -168,7 +169,7 @@ class _Tail:
 
 def _failure(verb: str, code: int, line: str) -> EchoschedError:
     words = line or f"echoschedd {verb} ended with exit code {code}"
-    if code == EX_NOT_CONFIGURED:
+    if code in (EX_NOT_CONFIGURED, EX_CONFIG):
         return ConfigError(words)
     if code in (EX_PRIVILEGE, EX_NOPERM):
         return PermissionRefused(words)

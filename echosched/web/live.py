@@ -46,7 +46,18 @@ _TURNING_POINTS = frozenset(
         "reload",
     }
 )
-_WATCHED = ("running", "pid", "worker_pid", "health", "restarts", "jobs", "last_exit", "next")
+_WATCHED = (
+    "running",
+    "pid",
+    "worker_pid",
+    "health",
+    "restarts",
+    "jobs",
+    "last_exit",
+    "last_worker_exit",
+    "next",
+    "ready",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { h, show } from "./dom.js";
-import { bytes, count, duration, healthOf, isClean, whole } from "./format.js";
+import { age, bytes, count, duration, healthOf, isClean, whole } from "./format.js";
 import { Doing, at, since } from "./parts.js";
 import { known, loadStatus, refresh } from "./state.js";
 
@@ -50,6 +50,7 @@ export function draw() {
     h("h2", { class: "unseen" }, "Scheduler"),
     h("p", { class: `health ${tone}`, id: "health", "data-health": status?.health ?? "unknown" }, h("span", { class: "glyph", "aria-hidden": "true" }, glyph), h("strong", {}, words), pidOf(status)),
     reasonOf(status),
+    incident(status),
     buttons(status),
     doing.told("scheduler"),
     status ? facts(status) : null);
@@ -68,6 +69,16 @@ function reasonOf(status) {
   return h("div", { class: "reason" },
     h("p", {}, "It ended: ", h("strong", {}, how), ended.at ? [", ", since(ended.at)] : null),
     ended.detail && !isClean(ended) ? h("p", { class: "dim" }, ended.detail) : null);
+}
+
+const RECENT_SECONDS = 1800;
+
+/** A worker that died a while ago is news although everything is well again. */
+function incident(status) {
+  const last = status?.last_worker_exit;
+  if (!status?.running || !last?.at || age(last.at) > RECENT_SECONDS || /retire|upgrade|standby/.test(last.why)) return null;
+  const again = status.worker_pid && status.ready !== false && status.health !== "stalled" ? "; another took over" : "; another is being started";
+  return h("p", { class: "told odd", id: "incident" }, `The worker ${/^(was|ended)/.test(last.why) ? last.why : `ended: ${last.why}`}, `, since(last.at), again, ". Jobs that were running go on.");
 }
 
 function buttons(status) {
