@@ -29,7 +29,7 @@ from echosched.model import Attempt, BuiltinAction, ProcessIdentity, State, Trig
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler import Scheduler
-from echosched.scheduler.recovery import Evidence, account_for_blind_time, recover
+from echosched.scheduler.recovery import Evidence, account_for_blind_time, follow_up, recover
 from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
 from echosched.version import __version__
@@ -219,6 +219,7 @@ class Worker:
         await self.server.start()
         self.scheduler.begin()
         await self._fire_on_start()
+        await follow_up(self.scheduler)
         now = self.clock.now()
         self.scheduler.emit(events.Ready(ts=now, pid=os.getpid(), jobs=len(self.config.jobs)))
         self.journal.flush()

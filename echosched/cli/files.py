@@ -81,12 +81,9 @@ def _problems(draft: str, target: str) -> list[str]:
     from echosched.config.load import load
 
     try:
-        load(draft, drop_ins=False)
+        load(target, draft=draft)
     except ConfigError as error:
-        return [
-            problem.replace(draft, target).replace(os.path.basename(draft) + ":", target + ":", 1)
-            for problem in error.problems
-        ]
+        return list(error.problems)
     return []
 
 

@@ -224,9 +224,7 @@ def worker(verb: str, words: list[str]) -> int:
 
         port = options.pop("port", None)
         host = options.pop("host", None)
-        return serve(resolve_paths(**options, environ={}), host, None if port is None else int(port))
+        return serve(resolve_paths(**options), host, None if port is None else int(port))
     from echosched.app.worker import run_worker
 
-    # The options name everything that can be chosen; the rest follows from whose instance this is.
-    environ = {"ECHOSCHED_SYSTEM": os.environ.get("ECHOSCHED_SYSTEM", "")}
-    return run_worker(resolve_paths(**options, environ=environ), debug=debug)
+    return run_worker(resolve_paths(**options), debug=debug)

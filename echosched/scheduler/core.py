@@ -300,10 +300,11 @@ class Scheduler:
             return
         for entry in self.roster.followers.get(live.job.name, ()):
             after = entry.job.after
-            if after is not None and entry.job.enabled and not entry.paused and _wants(after.when, state):
-                self.spawn(self._follow_up(entry.job.name, live.slot))
+            if after is not None and entry.job.enabled and not entry.paused and wants(after.when, state):
+                self.spawn(self.follow_up(entry.job.name, live.slot))
 
-    async def _follow_up(self, name: str, slot: datetime | None) -> None:
+    async def follow_up(self, name: str, slot: datetime | None) -> None:
+        """Start job *name* after another one's run for *slot*; once for each slot, however often it is asked."""
         try:
             await self.trigger(name, Trigger.AFTER, slot=slot)
         except EchoschedError as error:
@@ -352,7 +353,8 @@ def _wish(
     return Wish(entry, claim, exclusive, counted=not state.is_outcome)
 
 
-def _wants(when: AfterWhen, state: State) -> bool:
+def wants(when: AfterWhen, state: State) -> bool:
+    """Tell whether an earlier job's outcome *state* starts the job that comes after it."""
     if when is AfterWhen.SUCCESS:
         return state is State.SUCCEEDED
     if when is AfterWhen.FAILURE:

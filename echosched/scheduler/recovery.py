@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from echosched import events
 from echosched.model import (
@@ -32,11 +32,14 @@ from echosched.model import (
     Trigger,
 )
 from echosched.protocols import Execution
-from echosched.scheduler.core import Scheduler, Wish
+from echosched.scheduler.core import Scheduler, Wish, wants
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.runs import run_fields
 
 log = logging.getLogger(__name__)
+
+FOLLOW_REACH = timedelta(days=1)
+"""A run is queued at most this long before its slot (the clock may have been set back meanwhile)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,23 @@ async def account_for_blind_time(scheduler: Scheduler, since: datetime) -> None:
             slot = entry.schedule.next_after(slot)
         if claims:
             await scheduler.claim([Wish(entry, claim, exclusive=True) for claim in claims])
+
+
+async def follow_up(scheduler: Scheduler) -> None:
+    """Start what should have followed runs that ended while nobody could start it. Call after ``begin``.
+
+    A follower's slot is that of the run it follows, so its cursor tells which were followed, and the
+    store's key keeps any from being followed twice.
+    """
+    for job, followers in scheduler.roster.followers.items():
+        for entry in followers:
+            if not entry.job.enabled or entry.paused or entry.job.after is None:
+                continue
+            ended = await scheduler.store.history(job=job, since=entry.cursor_at - FOLLOW_REACH, limit=1000)
+            for run in reversed(ended):
+                late = run.slot is not None and run.slot > entry.cursor_at
+                if late and run.state.is_outcome and wants(entry.job.after.when, run.state):
+                    await scheduler.follow_up(entry.job.name, run.slot)
 
 
 def _process(run: Run, attempt: Attempt, evidence: Evidence) -> ProcessIdentity | None:
