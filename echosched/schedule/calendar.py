@@ -119,7 +119,7 @@ def _neither(text: str) -> str:
             "is neither a cron expression (5–7 fields) nor a calendar one "
             "(weekdays, date, time, zone, such as Mon..Fri *-*-* 08:00)"
         )
-    return f"is a length, not a time (write every {text.strip()})"
+    return f"is a length, not a time (write every {' '.join(text.split())})"
 
 
 def _timestamp(words: list[str], shown: str) -> Once:

@@ -53,7 +53,7 @@ def parse_interval(
     except ScheduleError as error:
         raise ScheduleError(f"{quoted(shown)}: {error}") from None
     if period < _SHORTEST:
-        raise ScheduleError(f"{quoted(shown)}: interval must be at least 1ms, not {length.strip()}")
+        raise ScheduleError(f"{quoted(shown)}: interval must be at least 1ms, not {' '.join(length.split())}")
     if start:
         _, instants, _, _ = read_instant(start[0], zone, dst=dst, shown=shown)
         return Interval(shown, zone.name, period, instants[0], anchored=True)

@@ -99,6 +99,17 @@ def test_nearly_right_expressions_are_a_schedule_or_one_line() -> None:
     assert right > 150
 
 
+def test_white_space_inside_never_reaches_a_message() -> None:
+    for text in (
+        "90s  \n6h\t",
+        "every 0s \n 0s",
+        "0 8\t* *\n 8",
+        "Mon\n08:00 \t Mars/Olympus",
+        "at\t2026-13-01\n09:00",
+    ):
+        assert not survive(text)
+
+
 def test_the_worst_searches_end_soon() -> None:
     begin = time.thread_time()
     for text in (
