@@ -85,7 +85,8 @@ class Ledger:
     def saw_starts(self, starts: Sequence[Started]) -> None:
         """Remember when attempts began."""
         for start in starts:
-            if start.run in self._live:
+            known = self._starts.get(start.run)
+            if start.run in self._live and (known is None or known.attempt < start.attempt):
                 self._starts[start.run] = start
 
     def saw_starting(self, runs: Sequence[int]) -> None:

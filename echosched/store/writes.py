@@ -71,12 +71,13 @@ def starting(connection: sqlite3.Connection, runs: Sequence[int], owner: str | N
 
 def note_starts(connection: sqlite3.Connection, starts: Iterable[Started]) -> None:
     """Write when, and as which process, attempts began."""
-    rows = []
+    rows: dict[tuple[int, int], tuple[int | None, ...]] = {}
     for start in starts:
         process = start.process
         pid, ticks = (None, None) if process is None else (process.pid, process.start_ticks)
-        rows.append((start.run, start.attempt, to_micros(start.at), pid, ticks))
-    write_rows(connection, "note_starts", rows)
+        row = (start.run, start.attempt, to_micros(start.at), pid, ticks)
+        rows.setdefault((start.run, start.attempt), row)  # told twice: the first word counts
+    write_rows(connection, "note_starts", list(rows.values()))
 
 
 def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
