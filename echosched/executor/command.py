@@ -26,6 +26,7 @@ from echosched.errors import EchoschedError, ExecutionError
 from echosched.executor import function, output, prepare, proc
 from echosched.executor.birth import BirthClock
 from echosched.executor.cgroup import Cgroups
+from echosched.executor.commandline import needs_shell
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
 from echosched.executor.prepare import Preparer
@@ -114,9 +115,7 @@ class CommandExecutor:
         counts from the process's own start.
         """
         self._bind()
-        pidfd = None
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = proc.open_pidfd(process.pid)
+        pidfd = proc.open_pidfd(process.pid)
         # Looked at after opening, so that the descriptor and the identity are of one process.
         stat = proc.read_stat(process.pid)
         present = stat is not None and stat.start_ticks == process.start_ticks
@@ -242,7 +241,10 @@ class CommandExecutor:
         wanted = action.success_codes if isinstance(action, CommandAction) else (0,)
         if exit_code in wanted:
             return Result(State.SUCCEEDED, exit_code)
-        return Result(State.FAILED, exit_code, None, f"exit code {exit_code}")
+        meaning = ""
+        if exit_code in (126, 127) and isinstance(action, CommandAction) and needs_shell(action):
+            meaning = " (command not found)" if exit_code == 127 else " (command not executable)"
+        return Result(State.FAILED, exit_code, None, f"exit code {exit_code}{meaning}")
 
     def complete(self, execution: ProcessExecution, result: Result) -> None:
         """Add what the output says and finish *execution*; long files are dealt with beside the loop."""
@@ -326,9 +328,8 @@ class CommandExecutor:
         finally:
             if launch.stdin is not None:
                 os.close(launch.stdin)
-        if self._cgroups is not None:
-            self._cgroups.enter(attempt.tag, pid)
-        # Nobody can reap it before us, so the number stays valid from here to settle().
+        # From here on the command runs: whatever else goes wrong, it must not be taken for not started (and
+        # be started again). Nobody can reap it before us, so its number stays valid until settle().
         started_at = self.clock.now()
         process = ProcessIdentity(pid, birth.start_ticks(pid))
         if self._report_child is not None:
@@ -336,8 +337,9 @@ class CommandExecutor:
                 self._report_child(attempt.tag, pid, process.start_ticks)
             except Exception:
                 log.exception("the supervisor could not be told of process %s", pid)
-        pidfd = proc.open_pidfd(pid)
-        execution = ProcessExecution(self, attempt, process, pidfd, started_at, own=True)
+        if self._cgroups is not None:
+            self._cgroups.enter(attempt.tag, pid)
+        execution = ProcessExecution(self, attempt, process, proc.open_pidfd(pid), started_at, own=True)
         self._take_on(execution)
         execution.watch()
         return execution
@@ -346,7 +348,10 @@ class CommandExecutor:
         attempt = execution.attempt
         self._running[execution.identity] = execution
         if attempt.output_path is not None:
-            execution.watched = self.keeper.watch(attempt.output_path, attempt.job.policy.output_limit)
+            try:
+                execution.watched = self.keeper.watch(attempt.output_path, attempt.job.policy.output_limit)
+            except (OSError, RuntimeError):
+                log.exception("run %s: its output cannot be held to its limit", attempt.tag)
 
     def _reap(self) -> None:
         while (batch := self._reaps.get()) is not None:

@@ -51,6 +51,11 @@ def as_words(text: str) -> list[str] | None:
     return words
 
 
+def needs_shell(action: CommandAction) -> bool:
+    """Tell whether *action* is run through a shell."""
+    return isinstance(action.command, str) and (action.shell is not None or as_words(action.command) is None)
+
+
 def command_line(action: CommandAction, resolve: Callable[[str], str]) -> list[str]:
     """Return what to run for *action*, its references resolved; raises ``ExecutionError`` when there is nothing.
 

@@ -61,11 +61,9 @@ def start_ticks(pid: int) -> int:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """Return a pidfd, ``None`` where the kernel has none to give; raises ``ProcessLookupError``."""
+    """Return a pidfd, ``None`` where there is no such process or the system has none to give."""
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise
     except (AttributeError, OSError):
         return None
 

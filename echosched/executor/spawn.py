@@ -50,8 +50,8 @@ class Spawner:
         self._libc = _Libc.load()
         self._inherited = _current_umask()
         self._umask = self._inherited
-        # From here on umask is this thread's own, so that a job's umask needs no fork path.
-        self._own_fs = self._libc is not None and self._libc.unshare(_CLONE_FS) == 0
+        self._own_fs: bool | None = None  # None: not needed so far
+        self._program_cwd = b"/proc/%d/cwd" % os.getpid()
 
     def spawn(self, launch: Launch) -> int:
         """Start *launch* in a session of its own and return its pid; raises ``OSError``.
@@ -60,12 +60,17 @@ class Spawner:
         """
         if self._libc is None or launch.account is not None or not self._set_umask(launch.umask):
             return _fork_exec(launch)
+        if self._own_fs and launch.cwd is None:
+            launch.cwd = self._program_cwd  # a chdir of the program no longer reaches this thread
         return self._libc.spawn(launch)
 
     def _set_umask(self, umask: int | None) -> bool:
         wanted = self._inherited if umask is None else umask
         if wanted == self._umask:
             return True
+        if self._own_fs is None:
+            # From here on umask (and directory) are this thread's own: a job's umask needs no fork path.
+            self._own_fs = self._libc is not None and self._libc.unshare(_CLONE_FS) == 0
         if not self._own_fs:
             return False
         os.umask(wanted)

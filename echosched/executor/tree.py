@@ -30,6 +30,8 @@ _ENVIRON_LIMIT = 1 << 18  # what we start has the mark first; descendants may ha
 _MARK_PREFIX = MARK.encode() + b"="
 _PAUSE_SECONDS = 0.02  # between scans while processes keep dying one by one
 _EMPTY_SCANS = 2  # a process that forks and dies while /proc is being read may be missed once
+_EXEC_TICKS = 2 * proc.TICKS_PER_SECOND
+_EXEC_PAUSES_SECONDS = (0.002, 0.01, 0.05)
 _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
 
 
@@ -212,17 +214,29 @@ class Census:
     def take(cls, oldest_ticks: int) -> Census:
         """Look at every process; read the environment of those that started at or after *oldest_ticks*."""
         everyone: dict[int, proc.Stat] = {}
-        marks: dict[int, bytes] = {}
         own = os.getpid()
         for pid in all_pids():
             stat = proc.read_stat(pid)
-            if stat is None or stat.dead or pid == own:
-                continue
-            everyone[pid] = stat
-            if stat.start_ticks >= oldest_ticks:
-                mark = read_mark(pid)
-                if mark is not None:
-                    marks[pid] = mark
+            if stat is not None and not stat.dead and pid != own:
+                everyone[pid] = stat
+        marks: dict[int, bytes] = {}
+        unread = [stat.pid for stat in everyone.values() if stat.start_ticks >= oldest_ticks]
+        newest = max((stat.start_ticks for stat in everyone.values()), default=0)
+        for pause in (*_EXEC_PAUSES_SECONDS, None):
+            found = {pid: read_mark(pid) for pid in unread}
+            marks |= {pid: mark for pid, mark in found.items() if mark}
+            # A process in the middle of an exec shows no environment for an instant. (One that has none
+            # at all, or is the kernel's, looks the same: only the youngest are worth a second look.)
+            unread = [
+                pid
+                for pid, mark in found.items()
+                if mark == b""
+                and newest - everyone[pid].start_ticks < _EXEC_TICKS
+                and everyone[pid].parent != 2
+            ]
+            if not unread or pause is None:
+                break
+            select.select((), (), (), pause)
         return cls(everyone, marks)
 
     def tree(
@@ -277,7 +291,10 @@ def all_pids() -> list[int]:
 
 
 def read_mark(pid: int) -> bytes | None:
-    """Return the mark in the environment of *pid*, ``None`` if it has none or may not be read."""
+    """Return the mark in the environment of *pid*, ``None`` if it has none or may not be read.
+
+    Empty where the environment is.
+    """
     try:
         descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -286,6 +303,8 @@ def read_mark(pid: int) -> bytes | None:
             os.close(descriptor)
     except OSError:
         return None
+    if not environ:
+        return b""
     at = environ.find(b"\0" + _MARK_PREFIX)
     if at >= 0:
         at += 1

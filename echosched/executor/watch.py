@@ -8,6 +8,7 @@ process stays a zombie: a worker that dies before the commit leaves its exit cod
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -143,20 +144,27 @@ class ProcessExecution:
             )
 
     def watch(self) -> None:
-        """Have :meth:`exited` called at the exit; may be called from any thread."""
+        """Have :meth:`exited` called at the exit; may be called from any thread, never raises."""
         if self._pidfd is not None:
-            self._home.exits.add(self._pidfd, self.exited)
+            try:
+                self._home.exits.add(self._pidfd, self.exited)
+            except OSError:
+                log.exception(
+                    "process %s: no more can be watched, it is looked at instead", self.identity.pid
+                )
+            else:
+                return
         elif self.own:
-            threading.Thread(target=self._wait_beside, name=f"wait-{self.identity.pid}", daemon=True).start()
-        else:
-            self._home.loop.call_later(_STRANGER_SECONDS, self._look_again)
+            # Only where there are no pidfds (or no descriptors left): a thread that waits for one process.
+            thread = threading.Thread(target=self._wait_beside, name=f"wait-{self.identity.pid}", daemon=True)
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                return
+        self._home.call(self._look_again)
 
     def _wait_beside(self) -> None:
-        # Only where there are no pidfds (or no descriptors left): a thread that waits for one process.
-        try:
+        with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self.identity.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass
         self._home.call(self.exited)
 
     def _look_again(self) -> None:
@@ -308,10 +316,8 @@ class ProcessExecution:
         pidfd, self._pidfd = self._pidfd, None
         if reap and self.own and self._status is not None:
             kind, number = (os.P_PID, self.identity.pid) if pidfd is None else (os.P_PIDFD, pidfd)
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitid(kind, number, os.WEXITED | os.WNOHANG)
-            except ChildProcessError:
-                pass
         if pidfd is not None:
             self._home.forget(pidfd)
             os.close(pidfd)

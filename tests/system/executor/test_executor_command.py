@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import sys
 import zoneinfo
@@ -392,3 +394,53 @@ async def test_a_supervisor_that_cannot_be_told_does_not_lose_the_run(rigs: Rigs
 async def test_policy_without_time_out_waits(rig: Rig) -> None:
     result, _ = await rig.run("sleep 0.1; exit 2", policy=Policy(timeout=None, kill_after=timedelta(0)))
     assert result.exit_code == 2
+
+
+async def test_a_command_that_the_shell_does_not_find_is_told_in_words(rig: Rig) -> None:
+    assert (await rig.run("no-such-command-here > /dev/null"))[0].error == "exit code 127 (command not found)"
+    assert (await rig.run("/etc/passwd > /dev/null"))[0].error == "exit code 126 (command not executable)"
+    assert (await rig.run(CommandAction(("sh", "-c", "exit 127"))))[0].error == "exit code 127"
+
+
+async def test_a_change_of_directory_of_the_program_reaches_the_jobs(
+    rigs: Rigs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = rigs(defaults=Process(umask=0o077), spawners=1)
+    await rig.run("true")
+    monkeypatch.chdir(tmp_path)
+    assert (await rig.run("pwd"))[1] == f"{tmp_path}\n"
+
+
+async def test_without_descriptors_for_pidfds_jobs_are_watched_all_the_same(rig: Rig) -> None:
+    await rig.run("true")
+    await rig.run("seq 10")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    attempts = [rig.attempt(f"sleep 0.3; exit {number}") for number in range(1, 6)]
+    filler: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filler.append(os.dup(0))
+        executions = await asyncio.gather(*map(rig.executor.start, attempts))
+        codes = [(await execution.wait()).exit_code for execution in executions]
+        for execution in executions:
+            execution.settle()
+        await asyncio.sleep(0.1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in filler:
+            os.close(descriptor)
+    assert codes == [1, 2, 3, 4, 5]
+    await rig.until(lambda: len(rig.settled) == 7)
+
+
+async def test_somebody_else_who_reaps_everything_hides_no_end(rigs: Rigs) -> None:
+    rig = rigs(patience_seconds=0.2)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps at once
+    try:
+        result, _ = await rig.run("exit 6")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    # From Linux 6.15 on the pidfd still tells the code.
+    assert (result.state, result.exit_code) in ((State.FAILED, 6), (State.ABANDONED, None))
