@@ -17,7 +17,7 @@ const RANGES = [[1, "1 h"], [6, "6 h"], [24, "24 h"], [168, "7 d"]];
 
 let place = null;
 let wide = false; // all rows instead of the first ones
-let cursor = { job: null, index: 0 };
+let cursor = { job: null, index: 0 }; // the mark that the tab key stops at
 let told = null;
 let watcher = null;
 
@@ -90,6 +90,11 @@ function chart(data, rows) {
   const to = new Date(data.to).getTime();
   const x = (ms) => left + ((ms - from) / (to - from)) * (width - left - 1);
   const now = Date.now();
+  for (const row of rows) row.marks = bars(row, x);
+  const held = rows.find((row) => row.job === cursor.job);
+  // A mark that is gone (merged, or out of range) hands the stop to its neighbour, a row to the first one.
+  if (held?.marks.length) cursor.index = Math.min(cursor.index, held.marks.length - 1);
+  else cursor = { job: rows.find((row) => row.marks.length)?.job ?? null, index: 0 };
   const parts = [grid(from, to, x, height, width, left)];
   rows.forEach((row, index) => parts.push(rowOf(row, { x, top: HEAD + index * step, left, width, narrow, from, to })));
   parts.push(s("g", { class: "now", "aria-hidden": "true" }, s("line", { x1: x(now), x2: x(now), y1: 12, y2: height }), s("text", { x: x(now), y: 10, "text-anchor": "middle" }, "now")));
@@ -117,7 +122,7 @@ function grid(from, to, x, height, width, left) {
 function rowOf(row, view) {
   const { x, top, left, narrow, width } = view;
   const base = top + (narrow ? 15 : 0);
-  const marks = bars(row, view).map((mark, index) => markOf(row, mark, index, base));
+  const marks = row.marks.map((mark, index) => markOf(row, mark, index, base));
   marks.push(...comings(row, view, base + ROW / 2));
   const label = s("text", { class: "label", x: 0, y: narrow ? top + 12 : base + ROW / 2 + 4 }, fit(row.job, narrow ? 46 : Math.floor(left / 7.4)), s("title", {}, row.job));
   return s("g", { class: "tlrow", "data-key": `row ${row.job}` },
@@ -147,7 +152,7 @@ function comings(row, { x, width, to }, middle) {
 const fit = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
 
 /** Merge runs that would be drawn over each other; a merged bar has the colour of its worst run. */
-function bars(row, { x }) {
+function bars(row, x) {
   const found = [];
   for (const item of row.runs) {
     const start = x(item.start);
@@ -167,9 +172,8 @@ function markOf(row, mark, index, base) {
   const short = { bad: 0, live: 2, good: 6, odd: 6, none: 11 }[mark.tone];
   const about = describe(row.job, mark);
   const here = cursor.job === row.job && cursor.index === index;
-  const first = cursor.job === null && index === 0;
   const tell = () => point(about, row.job, index);
-  return s("g", { class: `mark ${mark.tone}`, "data-job": row.job, "data-index": index, "data-run": mark.items.at(-1).run.run, role: "link", tabindex: here || first ? "0" : "-1", "aria-label": about, onclick: () => open(mark), onfocus: tell, onpointerover: () => tellOnly(about) },
+  return s("g", { class: `mark ${mark.tone}`, "data-job": row.job, "data-index": index, "data-run": mark.items.at(-1).run.run, role: "link", tabindex: here ? "0" : "-1", "aria-label": about, onclick: () => open(mark), onfocus: tell, onpointerover: () => tellOnly(about) },
     s("rect", { class: "hit", x: mark.start - 2, y: base, width: mark.end - mark.start + 4, height: ROW - 2 }),
     s("rect", { class: "bar", x: mark.start, y: base + short, width: mark.end - mark.start, height: ROW - 4 - short, rx: 1.5 }),
     mark.tone === "bad" ? s("path", { class: "flag", d: `M${mark.start - 1.5} ${base - 1}h6l-3 4z` }) : null);
