@@ -197,11 +197,26 @@ def test_in_a_chroot_paths_are_given_from_outside(tmp_path: Path) -> None:
     jail = tmp_path / "jail"
     inner = Home(jail / "home")
     (jail / "home").mkdir(parents=True)
+    wanted = [
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/bin",
+        "/dev",
+        "/proc",
+        "/etc",
+        sys.prefix,
+        sys.base_prefix,
+        str(ROOT),
+    ]
+    places: list[str] = []
+    for place in sorted(filter(os.path.exists, wanted)):
+        if not any(place == other or place.startswith(other + "/") for other in places):
+            places.append(place)
     script = f"""
     set -e
-    for place in usr lib lib64 bin root dev proc work etc; do
-        [ -e /$place ] || continue
-        mkdir -p {jail}/$place; mount --rbind /$place {jail}/$place
+    for place in {" ".join(places)}; do
+        mkdir -p {jail}$place; mount --rbind $place {jail}$place
     done
     exec "$@"
     """
