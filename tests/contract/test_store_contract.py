@@ -75,8 +75,6 @@ def make_store(request, tmp_path) -> MakeStore:
     if kind == "resilient":
         return lambda: ResilientStore(SqliteStore(path, owner="here:1"), SystemClock(), RecordingSink())
     if kind == "degraded":
-        if request.node.get_closest_marker("needs_disk"):
-            pytest.skip("in bad times there is no disk")
         never = (3_600.0, 3_600.0)
         return lambda: RecoveringAtClose(
             FailingStore(path, owner="here:1"), SystemClock(), RecordingSink(), retry_seconds=never

@@ -197,7 +197,7 @@ def test_cron_with_seconds_agrees_with_a_scan_of_the_wall_clock(seed: int, name:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DEEP, reason="ECHOSCHED_DEEP=1 compares every shift of every zone")
+@pytest.mark.deep
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ZONES)
 def test_cron_agrees_with_a_scan_at_every_shift_of(name: str) -> None:
