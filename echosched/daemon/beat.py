@@ -33,19 +33,15 @@ def interval_for(watchdog_seconds: float) -> float:
 class Beat:
     """The writer's end: the worker's, and the supervisor's between two workers."""
 
-    __slots__ = ("_map", "_words", "path")
+    __slots__ = ("_inode", "_map", "_words", "path")
+    _inode: int
+    _map: mmap.mmap
+    _words: memoryview[int]
 
     def __init__(self, path: str) -> None:
         """Open (or create, mode 0640) the beat file at *path*."""
         self.path = path
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        try:
-            if os.fstat(descriptor).st_size < SIZE:
-                os.ftruncate(descriptor, SIZE)
-            self._map = mmap.mmap(descriptor, SIZE)
-        finally:
-            os.close(descriptor)
-        self._words = memoryview(self._map).cast("Q")
+        self._open()
 
     def reset(self, pid: int, interval_seconds: float) -> None:
         """Begin anew for the worker *pid* (0: there is none now); its age counts from here."""
@@ -61,10 +57,32 @@ class Beat:
 
     def beat(self) -> None:
         """Say that the loop is going round. Costs a microsecond and never blocks."""
+        self.keep()
         words = self._words
         words[6] = time.time_ns() // 1000
         words[3] = time.monotonic_ns()
         words[2] += 1
+
+    def keep(self) -> None:
+        """Go over to a new file when the old one was removed (by a cleaner of /tmp, say): nobody sees that one."""
+        try:
+            if os.stat(self.path, follow_symlinks=False).st_ino == self._inode:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        words = self._words.tolist()
+        try:
+            self.close()
+            self._open()
+        except OSError:  # a full disk: go on in memory, unseen
+            self._map = mmap.mmap(-1, SIZE)
+            self._words = memoryview(self._map).cast("Q")
+            self._inode = 0
+        if self._words[0] != MAGIC:
+            for index, word in enumerate(words):
+                self._words[index] = word
 
     def set_degraded(self, since_micros: int | None) -> None:
         """Say since when (wall clock, µs since the epoch) something is wrong; ``None``: all is well."""
@@ -92,6 +110,19 @@ class Beat:
         """Let go of the file; it stays."""
         self._words.release()
         self._map.close()
+
+    def _open(self) -> None:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_size < SIZE:
+                # Written, not truncated to size: touching a hole on a full disk would be a SIGBUS.
+                os.pwrite(descriptor, bytes(SIZE - status.st_size), status.st_size)
+            self._map = mmap.mmap(descriptor, SIZE)
+            self._inode = status.st_ino
+        finally:
+            os.close(descriptor)
+        self._words = memoryview(self._map).cast("Q")
 
 
 class Pulse:

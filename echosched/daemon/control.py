@@ -32,11 +32,11 @@ SIGNALS = {
 
 
 class Target:
-    """An identified daemon, behind a pidfd; use as a context manager."""
+    """An identified daemon, behind a pidfd where there are such; use as a context manager."""
 
     __slots__ = ("pid", "pidfd", "start_ticks")
 
-    def __init__(self, pid: int, start_ticks: int, pidfd: int) -> None:
+    def __init__(self, pid: int, start_ticks: int, pidfd: int | None) -> None:
         self.pid = pid
         self.start_ticks = start_ticks
         self.pidfd = pidfd
@@ -45,12 +45,16 @@ class Target:
         return self
 
     def __exit__(self, *_details: object) -> None:
-        os.close(self.pidfd)
+        if self.pidfd is not None:
+            os.close(self.pidfd)
 
     def send(self, number: int) -> None:
         """Send a signal; a process that has just ended is no error. Raises ``DaemonError`` without the right."""
         try:
-            signal.pidfd_send_signal(self.pidfd, number)
+            if self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, number)
+            else:
+                proc.send_signal(self.pid, self.start_ticks, number)
         except ProcessLookupError:
             pass
         except PermissionError:
@@ -61,7 +65,14 @@ class Target:
 
     def wait(self, seconds: float) -> bool:
         """Wait until it has ended (a pidfd turns readable then); tell whether it has."""
-        return bool(select.select([self.pidfd], [], [], max(0.0, seconds))[0])
+        if self.pidfd is not None:
+            return bool(select.select([self.pidfd], [], [], max(0.0, seconds))[0])
+        deadline = time.monotonic() + seconds
+        while proc.is_alive(self.pid, self.start_ticks):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
 
 def find(paths: Paths, *, patience: float = IDENTITY_SECONDS) -> Target | None:
@@ -81,7 +92,7 @@ def find(paths: Paths, *, patience: float = IDENTITY_SECONDS) -> Target | None:
         document = statefile.read(paths.state)
         if document is not None and pid is not None and statefile.describes(document, pid):
             pidfd = proc.open_pidfd(pid, document["start_ticks"])
-            if pidfd is not None:
+            if pidfd is not None or not proc.HAVE_PIDFD:
                 return Target(pid, document["start_ticks"], pidfd)
         if time.monotonic() >= deadline:
             raise DaemonError(

@@ -152,9 +152,11 @@ class _Files:
                 if path is not None:
                     os.close(os.open(path, logfiles.APPEND, 0o640))
                     privileges.give(path, self.owner)
-            for path in (paths.pidfile, paths.db_lock, paths.beat, paths.state, paths.db):
-                if path is not None:
-                    privileges.give(path, self.owner)
+            database = (
+                [] if paths.db is None else [paths.db + suffix for suffix in ("", "-wal", "-shm", ".lock")]
+            )
+            for path in (paths.pidfile, paths.beat, paths.state, *database):
+                privileges.give(path, self.owner)
         except AlreadyLocked:
             pid = lock.read_pid(str(paths.db_lock))
             self.release()

@@ -38,7 +38,7 @@ def take(path: str, mode: int = 0o644) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        if _is_same_file(path, descriptor):
+        if is_same_file(path, descriptor):
             return descriptor
         os.close(descriptor)  # its last holder removed it while we waited: the lock of a ghost
 
@@ -114,7 +114,7 @@ def remove(path: str, descriptor: int, pid: int) -> bool:
 
     The lock stays until the descriptor is closed, so nobody can take a file that is about to go.
     """
-    if pid_in(descriptor) != pid or not _is_same_file(path, descriptor):
+    if pid_in(descriptor) != pid or not is_same_file(path, descriptor):
         return False
     try:
         os.unlink(path)
@@ -125,7 +125,8 @@ def remove(path: str, descriptor: int, pid: int) -> bool:
     return True
 
 
-def _is_same_file(path: str, descriptor: int) -> bool:
+def is_same_file(path: str, descriptor: int) -> bool:
+    """Tell whether *path* names the very file that *descriptor* has open."""
     try:
         named = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

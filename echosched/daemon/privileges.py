@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from echosched.errors import EX_PRIVILEGE, DaemonError
 
@@ -85,9 +86,23 @@ def prepare_directories(settings: Settings, owner: Account | None) -> None:
 
 
 def give(path: str, owner: Account | None) -> None:
-    """Make *owner* the owner of a file that root has just opened for it."""
-    if owner is not None and os.path.exists(path):
-        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+    """Make *owner* the owner of a file that may exist from the time when root ran this.
+
+    Never of what a link leads to: the directory is the owner's, who could have put a second name of
+    somebody else's file there.
+    """
+    if owner is None:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            os.fchown(descriptor, owner.uid, owner.gid)
+    finally:
+        os.close(descriptor)
 
 
 def _make(directory: str, owner: Account | None) -> None:

@@ -13,6 +13,8 @@ import signal
 import struct
 
 DEAD_STATES = "ZXx"
+HAVE_PROC = os.path.exists("/proc/self/stat")
+HAVE_PIDFD = hasattr(os, "pidfd_open")
 
 
 class Stat:
@@ -37,7 +39,7 @@ def read_stat(pid: int) -> Stat | None:
     """Return what the kernel says about *pid*, or ``None`` when there is no such process."""
     fields = _stat_fields(pid)
     if fields is None:
-        return None
+        return None if HAVE_PROC else _stat_by_psutil(pid)
     return Stat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
@@ -84,7 +86,7 @@ def open_pidfd(pid: int, ticks: int | None = None) -> int | None:
     """Return a pidfd of that very process, or ``None`` when it is gone, a zombie or another one."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, AttributeError):  # AttributeError: not on this Unix
         return None
     # Check after opening: the descriptor stays with the process it names, the number does not.
     if is_alive(pid, ticks):
@@ -97,13 +99,22 @@ def send_signal(pid: int, ticks: int | None, number: int) -> bool:
     """Send a signal to that very process; ``False`` when it is gone. Raises ``PermissionError``."""
     pidfd = open_pidfd(pid, ticks)
     if pidfd is None:
-        return False
+        return not HAVE_PIDFD and is_alive(pid, ticks) and _kill(pid, number)
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         return False
     finally:
         os.close(pidfd)
+    return True
+
+
+def _kill(pid: int, number: int) -> bool:
+    """Send a signal where there are no pidfds: a moment after the check, the best such systems offer."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
     return True
 
 
@@ -161,9 +172,25 @@ def usage(pid: int) -> tuple[float, int] | None:
     """Return (CPU seconds, resident bytes) of one process without its children; ``None`` when it is gone."""
     fields = _stat_fields(pid)
     if fields is None:
-        return _usage_by_psutil(pid)
+        return None if HAVE_PROC else _usage_by_psutil(pid)
     ticks = int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _stat_by_psutil(pid: int) -> Stat | None:
+    # Only where there is no /proc: hundredths of a second since the epoch stand in for start ticks.
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        state = "Z" if process.status() == psutil.STATUS_ZOMBIE else "R"
+        parent, started = process.ppid(), int(process.create_time() * 100)
+    except psutil.Error:
+        return None
+    try:
+        return Stat(state, parent, os.getpgid(pid), os.getsid(pid), started)
+    except OSError:
+        return Stat(state, parent, 0, 0, started)
 
 
 def _usage_by_psutil(pid: int) -> tuple[float, int] | None:

@@ -34,6 +34,8 @@ class Record:
         pulse = read_pulse(paths.beat)
         previous = statefile.verdict(earlier, pulse.wall_micros if pulse else None) if earlier else None
         left = (earlier.get("children") or []) if earlier and statefile.is_same_world(earlier) else []
+        # Only those that had ended: the living went to process 1, which tells nobody how they end.
+        left = [entry for entry in left if entry[3] is not None]
         document = statefile.identity()
         document.update(
             mode=settings.mode,

@@ -149,6 +149,8 @@ class Supervisor:
             if not self.beat.look().stalled:
                 self.notifier.watchdog()
         self._housekeeping_at = now + period
+        self.beat.keep()
+        self._keep_locks()
         if now >= self._state_at and self.ever_ready:
             self._state_at = now + STATE_SECONDS
             self.save_state()
@@ -161,6 +163,25 @@ class Supervisor:
         ):
             self.reopen()
 
+    def _keep_locks(self) -> None:
+        """Lock anew what somebody removed: a file without a name keeps no second daemon away."""
+        for entry in self.locks:
+            path, descriptor = entry
+            try:
+                if lock.is_same_file(path, descriptor):
+                    continue
+                fresh = lock.take(path)
+                if fresh is None:
+                    self._complain_once(f"{path}: was removed, and another process holds a new one")
+                    continue
+                lock.write_pid(fresh, os.getpid())
+            except OSError as error:
+                self._complain_once(f"{path}: was removed and cannot be made anew: {error.strerror}")
+                continue
+            os.close(descriptor)
+            entry[1] = fresh
+            logfiles.complain(f"{path}: had been removed; made anew")
+
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
     def start_worker(self) -> None:
@@ -169,7 +190,8 @@ class Supervisor:
         try:
             self.current = worker.start(self.settings, time.monotonic())
         except OSError as error:
-            self._worker_lost(f"{error.filename or self.settings.worker_argv[0]}: {error.strerror}", 1)
+            why = f"cannot be started: {error.filename or self.settings.worker_argv[0]}: {error.strerror}"
+            self._worker_lost(why, 1, failure={"message": f"the worker {why}"})
             return
         self.beat.reset(self.current.pid, interval_for(self.settings.watchdog))
         self.hello(self.current)

@@ -9,6 +9,7 @@ A file beside JOURNAL named ``mode`` replaces MODE for later workers.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import select
@@ -30,7 +31,7 @@ def main() -> int:
     faulthandler.enable()
 
     def note(*words: object) -> None:
-        with open(journal, "a") as file:
+        with contextlib.suppress(OSError), open(journal, "a") as file:
             file.write(" ".join(map(str, words)) + "\n")
 
     link = WorkerLink.from_environment()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -122,6 +124,45 @@ def test_without_a_watchdog_a_silent_worker_is_left_alone(home: Home) -> None:
     home.start(settings={"watchdog": 0.0})
     assert home.status()["health"] == "ok"
     assert home.run("stop").returncode == 0
+
+
+def test_removed_files_of_a_running_daemon_come_back(home: Home) -> None:
+    pid = home.start(settings={"watchdog": 1.2})
+    for path in (home.paths.pidfile, str(home.paths.db_lock), home.paths.beat):
+        os.unlink(path)
+    eventually(lambda: home.status()["health"] == "ok")
+    assert home.status()["pid"] == pid
+    assert lock.is_held(str(home.paths.db_lock))
+    assert home.run("start").stdout.split() == [str(pid), "already"]
+    assert home.run("stop").returncode == 0
+    assert not os.path.exists(home.paths.pidfile)
+
+
+def test_a_full_disk_stops_neither_supervision_nor_status(home: Home, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a tmpfs")
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], check=True)
+    inner = Home(place)
+    try:
+        pid = inner.start()
+        worker = worker_of(inner)
+        with contextlib.suppress(OSError), open(place / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 1024)
+        os.kill(worker, signal.SIGKILL)
+        second = worker_of(inner, worker)
+        assert inner.status()["pid"] == pid
+        (place / "filler").unlink()
+        os.kill(second, signal.SIGKILL)
+        worker_of(inner, second)
+        assert inner.state()["restarts"] == 2
+        assert inner.run("stop").returncode == 0
+        assert inner.status()["last_exit"]["how"] == "clean"
+    finally:
+        inner.kill()
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def child_line(home: Home) -> tuple[int, int]:

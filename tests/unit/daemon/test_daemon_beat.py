@@ -44,6 +44,28 @@ def test_silence_of_more_than_two_beats_is_a_stall(tmp_path: Path) -> None:
     beat.close()
 
 
+def test_a_removed_file_is_made_anew_and_both_ends_meet_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.beat"
+    supervisor, worker = Beat(str(path)), Beat(str(path))
+    supervisor.reset(4711, 2.5)
+    worker.beat()
+    path.unlink()
+    worker.beat()
+    pulse = read_pulse(str(path))
+    assert pulse is not None
+    assert (pulse.worker_pid, pulse.beats, pulse.interval_seconds) == (4711, 2, 2.5)
+    supervisor.keep()
+    assert supervisor.look().beats == 2
+    worker.beat()
+    assert supervisor.look().beats == 3
+    path.unlink()
+    path.mkdir()  # it cannot be made anew: the worker lives on, unseen
+    worker.beat()
+    assert worker.look().beats == 4
+    supervisor.close()
+    worker.close()
+
+
 @pytest.mark.parametrize(("watchdog", "interval"), [(30, 5.0), (300, 5.0), (6, 1.0), (1.2, 0.2), (0, 5.0)])
 def test_a_short_watchdog_asks_for_quicker_beats(watchdog: float, interval: float) -> None:
     assert interval_for(watchdog) == pytest.approx(interval)

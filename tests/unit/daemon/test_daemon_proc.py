@@ -103,7 +103,7 @@ def test_usage_counts_cpu_and_memory_of_one_process() -> None:
 
 
 def test_marks_are_found_by_their_beginning() -> None:
-    command = ["/bin/sh", "-c", "echo; exec sleep 60"]
+    command = ["/bin/sh", "-c", "echo; sleep 60; :"]
     with subprocess.Popen(command, env={"A": "1", "MARK": "x:12.3"}, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()  # its environment is there only once it runs
@@ -111,6 +111,26 @@ def test_marks_are_found_by_their_beginning() -> None:
         assert proc.is_marked(process.pid, (b"NO=", b"MARK=x:"))
         assert not proc.is_marked(process.pid, (b"MARK=x:1.", b"ARK="))
         process.kill()
+
+
+def test_without_pidfds_and_proc_there_is_a_simple_fall_back(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.setattr(proc, "HAVE_PIDFD", False)
+    monkeypatch.setattr(proc, "HAVE_PROC", False)
+    monkeypatch.setattr(proc, "_stat_fields", lambda pid: None)
+    stat = proc.read_stat(sleeper.pid)
+    assert stat is not None
+    assert (stat.parent, stat.group, stat.dead) == (os.getpid(), os.getpgid(sleeper.pid), False)
+    assert proc.usage(sleeper.pid) is not None
+    assert not proc.send_signal(sleeper.pid, stat.start_ticks + 1, signal.SIGKILL)
+    assert proc.send_signal(sleeper.pid, stat.start_ticks, signal.SIGKILL)
+    wait_for_zombie(sleeper.pid)
+    assert not proc.is_alive(sleeper.pid, stat.start_ticks)
+    sleeper.wait()
+    assert proc.read_stat(sleeper.pid) is None
+    assert not proc.send_signal(sleeper.pid, None, signal.SIGKILL)
 
 
 def test_names_of_boot_and_namespace_are_there() -> None:
