@@ -1,8 +1,8 @@
 """What the web server asks of the scheduler, and the real answer: the control socket.
 
-The server never touches the store or the loop itself. It asks the worker over its socket, and reads
-the worker's health from the files that ``status`` reads, so that a dead or hung scheduler is
-something that the page shows and not something that hangs the page.
+The server asks the worker over its socket, and reads the worker's health from the files that ``status``
+reads, so that a dead or hung scheduler is something that the page shows and not something that
+hangs the page. While there is no scheduler, what only reads is answered from the records.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from echosched.errors import NotRunning, Unreachable
 from echosched.journal.read import Follower, afollow, parse
 from echosched.protocols import Facts
 from echosched.web.lifecycle import Lifecycle
+from echosched.web.offline import Records
 from echosched.web.settings import WebSettings
 
 CALL_TIMEOUT_SECONDS = 20.0
@@ -65,10 +66,11 @@ class DaemonBackend:
         self._settings = settings
         self._client = AsyncControlClient(settings.paths.socket)
         self._turn = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._records = Records(settings.paths)
         self._lifecycle = Lifecycle(settings, self.status)
 
     async def call(self, op: str, /, **args: Any) -> Any:
-        """Do one operation in the worker."""
+        """Do one operation in the worker; without one, answer from the records if it only reads."""
         # An operation that waits in the worker on purpose brings its own limit.
         limit = float(args.get("timeout_seconds") or 0.0) + CALL_TIMEOUT_SECONDS
         if "timeout_seconds" in args:
@@ -79,13 +81,14 @@ class DaemonBackend:
     async def _limited(self, limit: float, op: str, args: dict[str, Any]) -> Any:
         try:
             async with asyncio.timeout(limit):
-                return await self._client.call(op, **args)
+                try:
+                    return await self._client.call(op, **args)
+                except NotRunning:
+                    return await self._records.call(op, args)
         except TimeoutError:
             raise Unreachable(
                 f"scheduler: no answer to {op!r} within {limit:.0f} s (see its status; restart it if stalled)"
             ) from None
-        except (ConnectionError, FileNotFoundError) as error:
-            raise NotRunning("scheduler: not running (press Start, or run: echoschedd start)") from error
 
     async def follow(self, after: str | None) -> AsyncIterator[tuple[str, Facts]]:
         """Follow the journal's file, across rotations.

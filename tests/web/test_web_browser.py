@@ -76,8 +76,8 @@ def test_the_scheduler_is_started_restarted_and_stopped_without_a_reload(instanc
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator("#health")).to_contain_text("Stopped")
     expect(page.locator("section.scheduler")).to_contain_text("clean")
-    # What was known stays readable, and says how old it is.
-    expect(page.locator("[data-key=stale]")).to_contain_text("as they were at")
+    # What is on record stays readable, and says what it is.
+    expect(page.locator("[data-key=stale]")).to_contain_text("The scheduler is stopped")
     expect(row(page, "hello")).to_be_visible()
     assert page.evaluate("window.same") is True
 
@@ -105,6 +105,20 @@ def test_a_failed_job_and_its_reason_are_one_click_away(served, eyes):
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     page.get_by_role("button", name="Run again").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"backup #[2-9]"))
+
+
+def test_a_failed_job_and_its_reason_are_found_while_the_scheduler_is_dead(served, eyes, kill, until):
+    served.post("/api/jobs/backup/run?wait=1")
+    kill(served.status()["pid"])
+    until(lambda: not served.status()["running"])
+    page = eyes.open(served)
+    expect(page.locator("#health")).to_contain_text("Stopped (it died)")
+    attention = page.locator("section.attention")
+    expect(attention).to_contain_text("connection refused")
+    attention.get_by_role("link", name="backup").click()
+    expect(page.locator("pre.output")).to_contain_text("connection refused")
+    page.goto(f"{served.url}/dashboard#/runs")
+    expect(page.locator("table.runs tbody tr")).to_have_count(1)
 
 
 def test_output_is_seen_while_the_job_prints_it(served, eyes):

@@ -190,6 +190,36 @@ def test_a_daemon_that_was_killed_is_told_with_how_it_ended(served, until, kill)
     assert "signal 9" in answer["error"]["message"]
 
 
+def test_records_are_read_while_nothing_runs_and_secrets_stay_masked(served):
+    secret = "s3cr3t-enough-to-mask"
+    served.environ["VAULT_TOKEN"] = secret
+    served.configure(
+        '[job.leak]\nschedule = "0 0 1 1 *"\ncommand = "echo token $TOKEN; exit 3"\n'
+        'env = { TOKEN = "${env:VAULT_TOKEN}" }\n'
+    )
+    served.cli("restart")
+    run = served.post("/api/jobs/leak/run?wait=1")["run"]
+    served.cli("stop")
+    served.unserve()
+    served.serve()
+    assert [row["run"] for row in served.get("/api/runs")["data"]] == [run]
+    assert served.get("/api/jobs/leak")["data"]["last_run"]["exit_code"] == 3
+    assert served.get("/api/jobs")["data"][0]["next_at"] is None
+    assert [row["run"] for row in served.get("/api/timeline")["data"]["runs"]] == [run]
+    text = served.get(f"/api/runs/{run}/output")["data"]["text"]
+    assert text.startswith("token ")
+    assert secret not in text
+    assert served.ask("GET", "/api/runs/999")[0] == 404
+    for path in ("/api/jobs/leak/run", "/api/jobs/leak/pause", f"/api/runs/{run}/cancel"):
+        assert served.ask("POST", path)[0] == 503
+    served.unserve()
+    del served.environ["VAULT_TOKEN"]
+    served.serve()
+    code, answer = served.ask("GET", f"/api/runs/{run}/output")
+    assert (code, answer["error"]["code"]) == (409, "conflict")
+    assert secret not in str(answer)
+
+
 def test_a_stopped_worker_hangs_neither_status_nor_health(served, until):
     pid = served.get("/api/automations/status")["data"]["worker_pid"]
     os.kill(pid, signal.SIGSTOP)

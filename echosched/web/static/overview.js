@@ -149,6 +149,7 @@ function drawJobs() {
 }
 
 function staleNote() {
+  if (known.jobs?.length && known.status?.running === false && !known.jobsError) return h("p", { class: "told odd", "data-key": "stale" }, "The scheduler is stopped: nothing comes due. These are its records.");
   if (!known.jobsError || known.jobs === null) return null;
   return h("p", { class: "told odd", "data-key": "stale" }, `The jobs as they were at ${clock(known.jobsAt, true)}: ${known.jobsError.message}`);
 }

@@ -1,0 +1,146 @@
+"""What can be read while no scheduler runs: the store, the configuration and the outputs, as they lie.
+
+A scheduler that died in the night is when an operator most wants to know what ran last and why it
+failed. The operations that only read are therefore the worker's own (:class:`Operations`), here over a
+scheduler that stands still: jobs without a next slot, no live runs. Nothing is ever written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from echosched.clock import SystemClock
+from echosched.errors import ConfigError, Conflict, ExecutionError, NotFound, NotRunning, StoreError
+from echosched.model import Job, ProcessIdentity
+from echosched.protocols import Clock
+
+if TYPE_CHECKING:
+    from echosched.config.paths import Paths
+    from echosched.config.settings import Config
+    from echosched.operations import Operations
+    from echosched.store.sqlite import SqliteStore
+
+READS = frozenset({"jobs", "job", "history", "run", "output", "timeline", "next"})
+"""Operations that need no running scheduler."""
+
+RUNS_PER_DIRECTORY = 1000
+_FRESH_SECONDS = 3.0
+_NOT_RUNNING = "scheduler: not running (press Start, or run: echoschedd start)"
+
+
+class Records:
+    """Answers reading operations for the instance at *paths*."""
+
+    def __init__(self, paths: Paths, clock: Clock | None = None) -> None:
+        self._paths = paths
+        self._clock = clock or SystemClock()
+        self._config: tuple[float, Config] | None = None
+
+    async def call(self, op: str, args: dict[str, Any]) -> Any:
+        """Carry out *op*; raises ``NotRunning`` for what only a running scheduler can do or know."""
+        if op not in READS:
+            raise NotRunning(_NOT_RUNNING)
+        try:
+            config = await self._configured()
+        except ConfigError as error:
+            raise NotRunning(f"{_NOT_RUNNING}; its configuration is wrong: {error.problems[0]}") from None
+        if config.cluster is not None:
+            raise NotRunning(_NOT_RUNNING)  # the records lie in a database that other hosts share
+        async with self._opened() as store:
+            redact = await _redactor(config, store, int(args["run"])) if op == "output" else str
+            operations = await self._operations(config, store, redact)
+            return await operations.find(op)(**args)
+
+    async def _configured(self) -> Config:
+        from echosched.config.load import load
+
+        now = self._clock.monotonic()
+        if self._config is None or now - self._config[0] > _FRESH_SECONDS:
+            self._config = (now, await asyncio.to_thread(load, paths=self._paths))
+        return self._config[1]
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[SqliteStore]:
+        from echosched.store.sqlite import SqliteStore
+
+        store = SqliteStore(self._paths.db, read_only=True)
+        try:
+            await store.open()
+            yield store
+        except StoreError as error:
+            raise NotRunning(f"{_NOT_RUNNING}; its records cannot be read: {error}") from None
+        finally:
+            await store.close()
+
+    async def _operations(
+        self, config: Config, store: SqliteStore, redact: Callable[[str], str]
+    ) -> Operations:
+        from echosched.operations import Operations
+        from echosched.scheduler import Entry
+
+        now = self._clock.now()
+        records = await store.load_jobs()
+        # Entries without a schedule in force: nothing comes due, so nothing is announced.
+        entries = {name: Entry(job, records.get(name), now) for name, job in config.jobs.items()}
+
+        def entry(name: str) -> Entry:
+            if name not in entries:
+                raise NotFound(f"job {name}: there is no such job")
+            return entries[name]
+
+        standing_still = SimpleNamespace(
+            store=store,
+            clock=self._clock,
+            roster=SimpleNamespace(entries=entries, entry=entry, next_slots=lambda n: []),
+            runs=SimpleNamespace(live={}, running=list),
+        )
+        return Operations(
+            cast(Any, standing_still),
+            output_path=self._output_path,
+            reload=_no_reload,
+            journal_path=self._paths.log,
+            redact=redact,
+        )
+
+    def _output_path(self, run: int, attempt: int) -> str:
+        return f"{self._paths.runs}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
+
+
+async def _redactor(config: Config, store: SqliteStore, run: int) -> Callable[[str], str]:
+    """Return what masks the secrets of the run's job; refuse where they cannot be looked up here."""
+    from echosched.config.secrets import SecretResolver
+
+    resolver = SecretResolver()
+    found = await store.get_run(run)
+    job = None if found is None else config.jobs.get(found.job)
+    try:
+        for text in () if job is None else _texts(job):
+            resolver(text)
+    except ExecutionError as error:
+        raise Conflict(
+            f"run {run}: its output is shown when the scheduler runs, which can mask its secrets ({error})"
+        ) from None
+    return resolver.redact
+
+
+async def _no_reload() -> dict[str, Any]:
+    raise NotRunning(_NOT_RUNNING)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every string in a job's action and process."""
+    if isinstance(value, Job):
+        yield from _texts(value.action)
+        yield from _texts(value.process)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, ProcessIdentity):
+        for name in value.__dataclass_fields__:
+            yield from _texts(getattr(value, name))
