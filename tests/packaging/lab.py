@@ -185,6 +185,115 @@ class Chroot:
         return finish(argv, check=check, timeout=timeout)
 
 
+class Container:
+    """A command as process 1 of PID, mount, IPC, host-name and network namespaces of its own, on a read-only root.
+
+    /data and /tmp are small tmpfs; nothing else can be written. *user* is whose rights it has.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        argv: list[str],
+        *,
+        user: str,
+        environment: dict[str, str],
+        prepare: str = "true",
+        redirect: str = "</dev/null",
+        data_size: str = "8m",
+    ) -> None:
+        root = shlex.quote(str(place))
+        words = [f"{name}={value}" for name, value in environment.items()]
+        program = shlex.join(["env", "-i", f"PATH={ENVIRONMENT['PATH']}", *words, *argv])
+        setup = f"""
+            set -e
+            mount --bind {root} {root}; cd {root}
+            mount -o remount,bind,ro {root}
+            mount -t proc proc proc; mount -t tmpfs -o mode=1777,size=8m tmp tmp
+            mount -t tmpfs -o mode=755,size=64k dev dev
+            for node in null:3 zero:5 full:7 random:8 urandom:9; do
+                mknod -m 666 dev/${{node%:*}} c 1 ${{node#*:}}
+            done
+            mount -t tmpfs -o mode=750,size={data_size} data data
+            mount -t tmpfs -o mode=755 config config
+            {prepare}
+            chroot . chown -R {user}: /data
+            ip link set lo up
+            exec chroot --userspec={user}:{user} . {program} {redirect}
+        """
+        kinds = ["--mount", "--pid", "--ipc", "--uts", "--net"]
+        self.place = place
+        accounts = (place / "etc/passwd").read_text().splitlines()
+        self.uid = next(line.split(":")[2] for line in accounts if line.startswith(f"{user}:"))
+        self.log = place.parent / f"container-{id(self)}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                ["unshare", *kinds, "--fork", "--kill-child", "sh", "-c", setup],
+                stdout=log,
+                stderr=log,
+                env=ENVIRONMENT,
+            )
+
+    @property
+    def leader(self) -> int:
+        """Return the pid of the container's process 1 as this host sees it; 0 before it has its root, and after."""
+        if self.process.poll() is not None:
+            return 0
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        if not children or not os.path.samefile(f"/proc/{children[0]}/root", self.place):
+            return 0
+        # Still root, or already the user: chroot changes that last.
+        return int(children[0]) if _ids(int(children[0]))[1] == self.uid else 0
+
+    def run(self, script: str, *, check: bool = True, timeout: float = 60) -> Completed:
+        """Run a shell script in the container with the rights and the environment of its process 1."""
+        leader = self.leader
+        if not leader:
+            return Completed(-1, "", "the container is not up")
+        variables = Path(f"/proc/{leader}/environ").read_text().split("\0")
+        argv = [
+            "nsenter",
+            "--target",
+            str(leader),
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+            "--root",
+            "--wd",
+        ]
+        argv += _ids(leader)
+        return finish(
+            [*argv, "env", "-i", *filter(None, variables), "sh", "-c", script], check=check, timeout=timeout
+        )
+
+    def until(self, condition: Callable[[], bool], timeout: float = 30, what: str = "") -> None:
+        """Wait until *condition* is true."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            said = self.log.read_text(errors="replace")[-2000:]
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{said}"
+            time.sleep(0.1)
+
+    def end(self, timeout: float = 60) -> int:
+        """Send TERM to process 1, as a container runtime does, and return its exit code."""
+        os.kill(self.leader, signal.SIGTERM)
+        return self.process.wait(timeout=timeout)
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self.process.poll() is None:
+            self.process.kill()  # --kill-child: the namespaces go with it
+        self.process.wait()
+
+
+def _ids(pid: int) -> list[str]:
+    """Return nsenter's options for the user and group of a process."""
+    fields = dict(line.split(":", 1) for line in _status(pid))
+    return ["--setuid", fields["Uid"].split()[1], "--setgid", fields["Gid"].split()[1]]
+
+
 class Machine:
     """A booted Debian system in namespaces and control groups of its own, without a network."""
 

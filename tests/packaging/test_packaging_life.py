@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import lab
 import pytest
 
 pytestmark = [
@@ -151,6 +153,22 @@ def test_the_init_script_keeps_to_the_lsb(box: Any) -> None:
     finally:
         box.run("mv /usr/bin/echoschedd.away /usr/bin/echoschedd")
     assert box.code("invoke-rc.d echosched start") == 0
+    box.wait_ok()
+
+
+@on_sysv
+def test_init_itself_can_keep_the_daemon_running(box: Any) -> None:
+    readme = (lab.SOURCE / "debian/echosched.README.Debian").read_text()
+    line = next(line.strip() for line in readme.splitlines() if ":respawn:" in line)
+    box.run("service echosched stop")
+    box.run(f"cp /etc/inittab /root/inittab; echo {shlex.quote(line)} >> /etc/inittab; telinit q")
+    before = box.wait_ok()
+    box.run(f"kill -9 {before['pid']}")
+    box.until(lambda: box.status()["pid"] not in (None, before["pid"]), what="a new daemon")
+    assert box.wait_ok()["mode"] == "foreground"
+    box.run("mv /root/inittab /etc/inittab; telinit q")
+    box.until(lambda: not box.status()["running"], what="its end")
+    assert box.service("start") == 0
     box.wait_ok()
 
 
