@@ -103,8 +103,10 @@ def test_usage_counts_cpu_and_memory_of_one_process() -> None:
 
 
 def test_marks_are_found_by_their_beginning() -> None:
-    command = ["/bin/sh", "-c", "echo; sleep 60; :"]
-    with subprocess.Popen(command, env={"A": "1", "MARK": "x:12.3"}, stdout=subprocess.PIPE) as process:
+    command = ["/bin/sh", "-c", "echo; read line"]
+    with subprocess.Popen(
+        command, env={"A": "1", "MARK": "x:12.3"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()  # its environment is there only once it runs
         assert proc.is_marked(process.pid, (b"MARK=x:12.",))
