@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from echosched import events
 from echosched.app.daemon import instance_of, supervisor_settings
-from echosched.clock import SystemClock, from_micros, parse_rfc3339, rfc3339, to_micros
+from echosched.app.onstart import fire_on_start
+from echosched.app.outputs import Outputs
+from echosched.clock import SystemClock, from_micros, rfc3339, to_micros
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
 from echosched.control.server import ControlServer
@@ -22,7 +24,7 @@ from echosched.daemon import proc
 from echosched.daemon.beat import Beat, interval_for
 from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
-from echosched.executor import ActionExecutor, never_started
+from echosched.executor import ActionExecutor
 from echosched.journal import Journal
 from echosched.metrics import Metrics
 from echosched.model import Attempt, BuiltinAction, ProcessIdentity, State, Trigger
@@ -40,47 +42,6 @@ if TYPE_CHECKING:
     from echosched.notify import Notifier
 
 log = logging.getLogger(__name__)
-
-RUNS_PER_DIRECTORY = 1000
-
-
-class Outputs:
-    """Where attempts' outputs lie: ``runs/NNN/RUN.ATTEMPT.log``, a thousand runs a directory."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._made: set[int] = set()
-
-    def path(self, run: int, attempt: int) -> str:
-        """Return the path of an attempt's output, whether it exists or not."""
-        return f"{self._directory}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
-
-    def prepare(self, run: int, attempt: int) -> str:
-        """Return the path of an output to be written: its directory exists."""
-        shard = run // RUNS_PER_DIRECTORY
-        if shard not in self._made:
-            os.makedirs(f"{self._directory}/{shard:03d}", mode=0o750, exist_ok=True)
-            self._made = {shard, shard - 1}
-        return self.path(run, attempt)
-
-    def highest_run(self) -> int:
-        """Return the highest run number that left an output; 0 without any."""
-        try:
-            shards = sorted(
-                (int(name) for name in os.listdir(self._directory) if name.isdigit()), reverse=True
-            )
-            for shard in shards:
-                names = os.listdir(f"{self._directory}/{shard:03d}")
-                numbers = [int(head) for name in names if (head := name.partition(".")[0]).isdigit()]
-                if numbers:
-                    return max(numbers)
-        except OSError:
-            return 0
-        return 0
-
-    def began(self, run: int, attempt: int) -> bool:
-        """Tell whether that attempt was ever started: its start is what creates the file."""
-        return not never_started(self.path(run, attempt))
 
 
 class Worker:
@@ -276,33 +237,11 @@ class Worker:
         )
 
     async def _fire_on_start(self) -> None:
-        """Fire ``@boot`` once per daemon start and ``@reboot`` once per boot, however often a worker starts."""
         supervisor = self.link.supervisor_pid
-        lives = {
-            "boot": f"{proc.boot_id()}:{supervisor}:{proc.start_ticks(supervisor)}",
-            "reboot": proc.boot_id(),
-        }
-        for kind, life in lives.items():
-            entries = [
-                entry
-                for entry in self.scheduler.roster.entries.values()
-                if entry.waits and entry.schedule is not None and kind in entry.schedule.on_start
-            ]
-            slot = await self._first_seen(f"life:{kind}", life)
-            for entry in entries:
-                if entry.cursor_at <= slot or kind == "boot":
-                    await self.scheduler.trigger(entry.job.name, Trigger.BOOT, slot=slot)
-
-    async def _first_seen(self, key: str, life: str) -> datetime:
-        """Return when *life* was first seen here; that instant is the slot, so a second worker claims in vain."""
-        note = await self.store.get_note(key)
-        if note is not None:
-            known, _, text = note.partition("|")
-            if known == life:
-                return parse_rfc3339(text)
-        now = self.clock.now()
-        await self.store.set_note(key, f"{life}|{rfc3339(now)}")
-        return now
+        ticks = proc.start_ticks(supervisor)
+        await fire_on_start(
+            self.scheduler, life=f"{proc.boot_id()}:{supervisor}:{ticks}", boot=proc.boot_id()
+        )
 
     async def _run_builtin(self, context: Any) -> Mapping[str, Any]:
         """Run a built-in job inside the worker; *context* is the executor's."""

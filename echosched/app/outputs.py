@@ -1,0 +1,48 @@
+"""Where the outputs of attempts lie on disk."""
+
+from __future__ import annotations
+
+import os
+
+from echosched.executor import never_started
+
+RUNS_PER_DIRECTORY = 1000
+
+
+class Outputs:
+    """Where attempts' outputs lie: ``runs/NNN/RUN.ATTEMPT.log``, a thousand runs a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._made: set[int] = set()
+
+    def path(self, run: int, attempt: int) -> str:
+        """Return the path of an attempt's output, whether it exists or not."""
+        return f"{self._directory}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
+
+    def prepare(self, run: int, attempt: int) -> str:
+        """Return the path of an output to be written: its directory exists."""
+        shard = run // RUNS_PER_DIRECTORY
+        if shard not in self._made:
+            os.makedirs(f"{self._directory}/{shard:03d}", mode=0o750, exist_ok=True)
+            self._made = {shard, shard - 1}
+        return self.path(run, attempt)
+
+    def highest_run(self) -> int:
+        """Return the highest run number that left an output; 0 without any."""
+        try:
+            shards = sorted(
+                (int(name) for name in os.listdir(self._directory) if name.isdigit()), reverse=True
+            )
+            for shard in shards:
+                names = os.listdir(f"{self._directory}/{shard:03d}")
+                numbers = [int(head) for name in names if (head := name.partition(".")[0]).isdigit()]
+                if numbers:
+                    return max(numbers)
+        except OSError:
+            return 0
+        return 0
+
+    def began(self, run: int, attempt: int) -> bool:
+        """Tell whether that attempt was ever started: its start is what creates the file."""
+        return not never_started(self.path(run, attempt))
