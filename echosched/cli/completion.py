@@ -223,7 +223,7 @@ _echoschedd() {
     commands=(
 @COMMANDS@
     )
-    _arguments -C \
+    _arguments -C -A '-*' \
 @TOPOPTIONS@
         '1:command:->command' \
         '*::argument:->arguments'
@@ -316,7 +316,7 @@ end
 function __echoschedd_at
     # Is the cursor at argument number argv[2] of command argv[1]?
     set -l words (__echoschedd_words)
-    test "$words[1]" = $argv[1]; and test (count $words) -eq (math $argv[2] + 1)
+    test "$words[1]" = $argv[1]; and test (count $words) -eq $argv[2]
 end
 
 function __echoschedd_in

@@ -13,15 +13,16 @@ import pytest
 
 pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(300)]
 
-# zsh's own machinery runs at a (pseudo-)terminal only. compadd is where all offers pass through.
+# zsh's own machinery runs at a (pseudo-)terminal only. compadd is where all offers pass through. Words are cut in
+# two where the terminal's echo of a command must not be taken for what it prints.
 ZSH = r"""
 zmodload zsh/zpty
-zpty -b it zsh -f -i
+zpty it zsh -f -i
 reply() { local line; while zpty -r it line; do [[ $line == *$1* ]] && return; done }
 zpty -w it 'PS1=; PATH=/shells/bin:$PATH; fpath=(/shells/site $fpath); autoload -Uz compinit; compinit -u -D'
 zpty -w it 'compadd() { local -a hits; if [[ " $* " == *" -[OAD] "* ]]; then builtin compadd "$@"; return; fi
-  builtin compadd -A hits "$@"; print -r -l -- "offer<"$^hits">"; builtin compadd "$@" }'
-zpty -w it 'ask() { zle complete-word; print -r -- "that was all" }; zle -N ask; bindkey "^T" ask; setopt no_list_beep'
+  builtin compadd -A hits "$@"; print -r -l -- "off""er<"$^hits">"; builtin compadd "$@" }'
+zpty -w it 'ask() { zle complete-word; print -r -- "that was ""all" }; zle -N ask; bindkey "^T" ask; setopt no_list_beep'
 zpty -w it 'print read""y'
 reply ready
 zpty -w -n it "$1"$'\C-t'
