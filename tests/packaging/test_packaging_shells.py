@@ -22,7 +22,7 @@ reply() { local line; while zpty -r it line; do [[ $line == *$1* ]] && return; d
 zpty -w it 'PS1=; PATH=/shells/bin:$PATH; fpath=(/shells/site $fpath); autoload -Uz compinit; compinit -u -D'
 zpty -w it 'compadd() { local -a hits; if [[ " $* " == *" -[OAD] "* ]]; then builtin compadd "$@"; return; fi
   builtin compadd -A hits "$@"; print -r -l -- "off""er<"$^hits">"; builtin compadd "$@" }'
-zpty -w it 'ask() { zle complete-word; print -r -- "that was ""all" }; zle -N ask; bindkey "^T" ask; setopt no_list_beep'
+zpty -w it 'ask() { zle complete-word; print -r -- "that was ""all" }; zle -N ask; bindkey "^T" ask'
 zpty -w it 'print read""y'
 reply ready
 zpty -w -n it "$1"$'\C-t'
