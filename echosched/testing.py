@@ -209,7 +209,7 @@ class MemoryStore:
         self._put(after)
         if not after.state.is_outcome:
             return True
-        if transitions.may_have_output(after.state):
+        if transitions.may_have_started(after.state):
             self._data.outputs.add(after.run)
         job = self._data.jobs.get(end.job)
         if job is not None and (job.last_run is None or job.last_run < end.run):

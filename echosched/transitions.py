@@ -97,6 +97,6 @@ def earlier_attempt(attempt: int, started_at: datetime | None, end: Ended) -> Ma
     }
 
 
-def may_have_output(run_state: State) -> bool:
-    """Tell whether a run that ended in *run_state* may have left output files (a skipped one never started)."""
-    return run_state not in (State.SKIPPED, State.MISSED)
+def may_have_started(state: State) -> bool:
+    """Tell whether a run that ended in *state* may have started once, and left output (a skipped one never)."""
+    return state not in (State.SKIPPED, State.MISSED)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -68,6 +68,7 @@ class BadTimes:
         self._notes = notes
         self._retry_seconds = retry_seconds
         self._under_way = 0
+        self._writing = asyncio.Lock()
         self._recovery: asyncio.Task[None] | None = None
         self._began = 0.0
         self._written = 0
@@ -168,6 +169,23 @@ class BadTimes:
             _log.debug("The store cannot be read either: %s", error)
         return None
 
+    @contextlib.asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[None]:
+        """Keep the backlog from being written while a caller joins what is stored with what is not yet.
+
+        Otherwise a row could be counted in both, or in neither. A disk that hangs is not waited for.
+        """
+        has_lock = False
+        if not self.are_over:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_READ_SECONDS):
+                    has_lock = await self._writing.acquire()
+        try:
+            yield
+        finally:
+            if has_lock:
+                self._writing.release()
+
     # ── from good to bad ──────────────────────────────────────────────────────────────────────
 
     def degrade(self, error: StoreError) -> None:
@@ -244,8 +262,9 @@ class BadTimes:
             self.gate.set()
 
     async def _write(self, portion: Backlog) -> None:
-        await self._inner.restore(portion)
-        self._ledger.wrote(portion)
+        async with self._writing:
+            await self._inner.restore(portion)
+            self._ledger.wrote(portion)
         self._written += len(portion.runs)
 
     def _end(self) -> None:

@@ -56,6 +56,7 @@ class Ledger:
         self._live: dict[int, Run | Claim] = {}
         self._starts: dict[int, Started] = {}
         self._armed: set[int] = set()
+        self._newest_slots: dict[str, datetime] = {}
         # In bad times: what the database lacks.
         self._runs: dict[int, Run] = {}
         self._stored_states: dict[int, State] = {}  # of runs whose row exists already, with this state
@@ -75,6 +76,10 @@ class Ledger:
                 if not claim.state.is_outcome:
                     self._live[number] = claim
                 self.highest_run = max(self.highest_run, number)
+            if claim.slot is not None:
+                newest = self._newest_slots.get(claim.job)
+                if newest is None or newest < claim.slot:
+                    self._newest_slots[claim.job] = claim.slot
 
     def saw_active(self, runs: Iterable[Run]) -> None:
         """Remember runs of an earlier life that the database holds as active."""
@@ -109,17 +114,30 @@ class Ledger:
         """Leave out *count* run numbers: a transaction that seemed to fail may have used them on disk."""
         self.highest_run += count
 
-    def claim(self, claims: Sequence[Claim], taken: set[Slot] | frozenset[Slot]) -> list[int | None]:
-        """Answer claims from memory; *taken* are slots that the database is known to have."""
+    def claim(self, claims: Sequence[Claim], taken: set[Slot] | None) -> list[int | None]:
+        """Answer claims from memory; *taken* are slots that the database has, ``None`` if it cannot be asked.
+
+        Then every slot up to the newest that was claimed in good times counts as taken.
+        """
         return [self._claim(claim, taken) for claim in claims]
 
-    def _claim(self, claim: Claim, taken: set[Slot] | frozenset[Slot]) -> int | None:
+    def _is_taken(self, key: Slot, taken: set[Slot] | None) -> bool:
+        job, slot = key
+        floor = self._floors.get(job)
+        newest = self._newest_slots.get(job) if taken is None else None
+        return (
+            key in self._slots
+            or (taken is not None and key in taken)
+            or (floor is not None and slot <= floor)
+            or (newest is not None and slot <= newest)
+        )
+
+    def _claim(self, claim: Claim, taken: set[Slot] | None) -> int | None:
         number = self.highest_run + 1
         if claim.slot is not None:
             key = (claim.job, claim.slot)
             self._cursors[claim.job] = max(claim.slot, self._cursors.get(claim.job, claim.slot))
-            floor = self._floors.get(claim.job)
-            if key in taken or key in self._slots or (floor is not None and claim.slot <= floor):
+            if self._is_taken(key, taken):
                 return None
             self._slots[key] = self._unwritten_slots[key] = number
             self._bound_slots()
@@ -241,6 +259,10 @@ class Ledger:
         """Return all runs whose rows the database lacks or has in an older state, newest first."""
         return sorted(self._runs.values(), key=lambda run: -run.run)
 
+    def stored_and_changed(self) -> int:
+        """Return how many of the database's rows are out of date."""
+        return len(self._stored_states)
+
     def active(self) -> list[Run]:
         """Return all runs without outcome, oldest slot first."""
         runs = [run for number in self._live if (run := self._as_run(number)) is not None]
@@ -269,7 +291,7 @@ class Ledger:
                 records[name] = replace(known, cursor_at=cursor)
         for run in self._runs.values():
             known = records.get(run.job)
-            if run.state.is_outcome and known is not None and (known.last_run or 0) < run.run:
+            if known is not None and _has_run(run) and (known.last_run or 0) < run.run:
                 records[run.job] = replace(known, last_run=run.run)
         return records
 
@@ -301,7 +323,8 @@ class Ledger:
         number = run.run
         before = self._live.get(number)
         if before is not None and number not in self._runs:
-            self._stored_states.setdefault(number, before.state)
+            stored = State.RUNNING if number in self._armed else before.state
+            self._stored_states.setdefault(number, stored)
         self._runs[number] = run
         self._forget(number)  # starts and the right to start are part of the value now
         if not run.state.is_outcome:
@@ -327,6 +350,10 @@ class Ledger:
             self._unwritten_slots.pop(oldest, None)
             job, slot = oldest
             self._floors[job] = max(slot, self._floors.get(job, slot))
+
+
+def _has_run(run: Run) -> bool:
+    return run.state.is_outcome and transitions.may_have_started(run.state)
 
 
 def matching(

@@ -115,11 +115,9 @@ class ResilientStore:
         # Shielded: a caller who gives up must not keep memory from learning which numbers were used.
         return await asyncio.shield(asyncio.ensure_future(fly()))
 
-    async def _known_slots(self, claims: Sequence[Claim]) -> set[tuple[str, datetime]]:
+    async def _known_slots(self, claims: Sequence[Claim]) -> set[tuple[str, datetime]] | None:
         slots = [(claim.job, claim.slot) for claim in claims if claim.slot is not None]
-        return (
-            await self._times.try_read(lambda: self._inner.known_slots(slots)) if slots else None
-        ) or set()
+        return await self._times.try_read(lambda: self._inner.known_slots(slots)) if slots else set()
 
     async def starting(self, runs: Sequence[int]) -> None:
         """Turn QUEUED runs to RUNNING."""
@@ -224,19 +222,20 @@ class ResilientStore:
 
     async def load_jobs(self) -> dict[str, JobRecord]:
         """Return all job records by name, as far as they are known."""
-        stored = await self._times.read(self._inner.load_jobs)
-        if self._jobs is None:
-            self._job_records.update(stored or {})
-        if self._times.are_over and stored is not None:
-            return stored
-        return self._ledger.jobs(stored if stored is not None else dict(self._job_records))
+        async with self._times.undisturbed():
+            stored = await self._times.read(self._inner.load_jobs)
+            if self._jobs is None:
+                self._job_records.update(stored or {})
+            if self._times.are_over and stored is not None:
+                return stored
+            return self._ledger.jobs(stored if stored is not None else dict(self._job_records))
 
     async def active(self) -> list[Run]:
         """Return all queued and running runs, oldest slot first."""
+        if not self._times.are_over:
+            return self._ledger.active()
         stored = await self._times.read(self._inner.active)
-        if stored is not None and self._times.are_over:
-            return stored
-        return self._ledger.active()
+        return self._ledger.active() if stored is None else stored
 
     async def get_run(self, run: int) -> Run | None:
         """Return one run."""
@@ -255,32 +254,34 @@ class ResilientStore:
         limit: int = 50,
     ) -> list[Run]:
         """Return runs, newest first; in bad times what can still be read, and what memory holds."""
-        changed = self._ledger.changed() if not self._times.are_over else []
-        stored = await self._times.read(
-            lambda: self._inner.history(
-                job=job,
-                states=states,
-                since=since,
-                until=until,
-                before_run=before_run,
-                limit=limit + len(changed),
+        async with self._times.undisturbed():
+            hidden = self._ledger.stored_and_changed() if not self._times.are_over else 0
+            stored = await self._times.read(
+                lambda: self._inner.history(
+                    job=job,
+                    states=states,
+                    since=since,
+                    until=until,
+                    before_run=before_run,
+                    limit=limit + hidden,
+                )
             )
-        )
-        changed = self._ledger.changed() if not self._times.are_over else []
-        if not changed:
-            return (stored or [])[:limit]
-        hidden = {run.run for run in changed}
-        rows = [run for run in stored or [] if run.run not in hidden]
+            if self._times.are_over and stored is not None:
+                return stored[:limit]
+            changed = self._ledger.changed()
+        numbers = {run.run for run in changed}
+        rows = [run for run in stored or [] if run.run not in numbers]
         rows += matching(changed, job, states, since, until, before_run)
         return sorted(rows, key=lambda run: -run.run)[:limit]
 
     async def counts(self) -> dict[State, int]:
         """Return how many runs are in each state; in bad times memory's changes are counted in."""
-        stored = await self._times.read(self._inner.counts)
-        if self._times.are_over and stored is not None:
-            return stored
-        counts = stored or dict.fromkeys(State, 0)
-        changes = self._ledger.count_changes()
+        async with self._times.undisturbed():
+            stored = await self._times.read(self._inner.counts)
+            if self._times.are_over and stored is not None:
+                return stored
+            counts = stored or dict.fromkeys(State, 0)
+            changes = self._ledger.count_changes()
         return {state: max(0, counts[state] + changes[state]) for state in State}
 
     async def check(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from echosched.clock import from_micros, to_micros
 from echosched.model import JobRecord, ProcessIdentity, Run, State, Trigger
-from echosched.transitions import may_have_output
+from echosched.transitions import may_have_started
 
 RUN_COLUMNS = (
     "run", "job", "slot", "trigger", "attempt", "state", "queued_at", "started_at", "ended_at", "exit_code",
@@ -87,7 +87,7 @@ def run_row(run: Run) -> tuple[Any, ...]:
         None if process is None else process.pid,
         None if process is None else process.start_ticks,
         json.dumps([dict(attempt) for attempt in run.attempts]) if run.attempts else None,
-        int(run.state.is_outcome and may_have_output(run.state)),
+        int(run.state.is_outcome and may_have_started(run.state)),
     )
 
 

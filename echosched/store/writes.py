@@ -17,7 +17,7 @@ from echosched.model import Claim, Ended, JobRecord, Started, State
 from echosched.store.ledger import Backlog
 from echosched.store.queries import query, read_rows, write_rows
 from echosched.store.rows import instant, job_row, micros, run_row, text
-from echosched.transitions import earlier_attempt, may_have_output, refuse_open_ends
+from echosched.transitions import earlier_attempt, may_have_started, refuse_open_ends
 
 
 def claim(connection: sqlite3.Connection, claims: Sequence[Claim], owner: str | None) -> list[int | None]:
@@ -107,7 +107,7 @@ def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
         outcomes.append(
             (
                 end.run, str(result.state), to_micros(end.at), result.exit_code, result.signal, error,
-                result.output_bytes, int(may_have_output(result.state)),
+                result.output_bytes, int(may_have_started(result.state)),
             )
         )  # fmt: skip
         totals[str(result.state)] += 1
@@ -155,7 +155,7 @@ def restore(connection: sqlite3.Connection, backlog: Backlog) -> None:
             totals[state] -= 1
         totals[str(run.state)] += 1
         rows.append(run_row(run))
-        if run.state.is_outcome and may_have_output(run.state):
+        if run.state.is_outcome and may_have_started(run.state):
             last_runs[run.job] = max(run.run, last_runs.get(run.job, 0))
     write_rows(connection, "restore_runs", rows)
     write_rows(connection, "last_runs", list(last_runs.items()))

@@ -45,7 +45,6 @@ steps = st.one_of(
     st.tuples(st.just("pause"), st.sampled_from(JOBS)),
     st.tuples(st.just("note"), st.sampled_from("xy")),
     st.tuples(st.just("fault"), st.booleans()),
-    st.tuples(st.just("unreadable"), st.just(True)),
     st.tuples(st.just("turn"), st.integers(0, 3)),
     st.tuples(st.just("compare"), st.none()),
     st.tuples(st.just("restart"), st.none()),
@@ -54,17 +53,11 @@ steps = st.one_of(
 
 class Disk(SqliteStore):
     fault = None
-    unreadable = False
 
     async def _write(self, work):
         if self.fault is not None:
             raise self.fault
         return await super()._write(work)
-
-    async def _read(self, work):
-        if self.unreadable:
-            raise StoreUnavailable("an input/output error")
-        return await super()._read(work)
 
 
 class Pair:
@@ -82,7 +75,7 @@ class Pair:
         await self.store.open()
 
     async def good(self) -> None:
-        self.disk.fault, self.disk.unreadable = None, False
+        self.disk.fault = None
         async with asyncio.timeout(30):
             while self.store.degraded_since is not None:
                 await asyncio.sleep(0.001)
@@ -146,19 +139,13 @@ class Pair:
                 await self.store.set_note(value, text)
             case "fault":
                 self.disk.fault = StoreUnavailable("the disk is full") if value else None
-                if not value:
-                    self.disk.unreadable = False
-            case "unreadable":
-                # What cannot be read cannot be asked whether a slot is taken; the scheduler's cursors
-                # guard those. Here: only while everything was claimed in this life.
-                self.disk.unreadable = False
             case "turn":
                 for _ in range(value):
                     await asyncio.sleep(0.001)
             case "compare":
                 await self.compare(self.store)
             case "restart":
-                self.disk.fault, self.disk.unreadable = None, False
+                self.disk.fault = None
                 await self.store.close()
                 await self.open()
 
@@ -201,7 +188,7 @@ async def live(path: Path, life) -> None:
         await pair.compare(pair.disk)
         assert await pair.disk.check() == []
     finally:
-        pair.disk.fault, pair.disk.unreadable = None, False
+        pair.disk.fault = None
         await pair.store.close()
 
 

@@ -174,6 +174,17 @@ async def test_each_slot_runs_once_across_good_and_bad_times(bench):
     assert [run.run for run in await bench.disk.history()] == [answers[1], before]
 
 
+async def test_each_slot_runs_once_even_if_nothing_can_be_read(bench):
+    """With the clock set back the scheduler may claim slots of this life again."""
+    runs = await bench.store.claim([claim_of(minute=minute) for minute in range(6)])
+    await bench.store.finish([end_of(run) for run in runs])
+    bench.full()
+    bench.disk.reads_fail = True
+    answers = await bench.store.claim([claim_of(minute=minute) for minute in (2, 5, 6, 6)])
+    assert [run is None for run in answers] == [True, True, False, True]
+    assert (await bench.store.claim([claim_of("other", minute=2)]))[0] is not None
+
+
 async def test_run_numbers_never_repeat_over_many_faults(bench):
     numbers = []
     for minute in range(60):
