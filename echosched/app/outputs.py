@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from echosched.executor import never_started
+from echosched.executor import never_started, unbar
 
 RUNS_PER_DIRECTORY = 1000
 
@@ -15,6 +15,7 @@ class Outputs:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._made: set[int] = set()
+        self._barred: set[tuple[int, int]] = set()
 
     def path(self, run: int, attempt: int) -> str:
         """Return the path of an attempt's output, whether it exists or not."""
@@ -26,7 +27,11 @@ class Outputs:
         if shard not in self._made:
             os.makedirs(f"{self._directory}/{shard:03d}", mode=0o750, exist_ok=True)
             self._made = {shard, shard - 1}
-        return self.path(run, attempt)
+        path = self.path(run, attempt)
+        if (run, attempt) in self._barred:
+            self._barred.discard((run, attempt))
+            unbar(path)
+        return path
 
     def highest_run(self) -> int:
         """Return the highest run number that left an output; 0 without any."""
@@ -44,5 +49,12 @@ class Outputs:
         return 0
 
     def began(self, run: int, attempt: int) -> bool:
-        """Tell whether that attempt was ever started: its start is what creates the file."""
-        return not never_started(self.path(run, attempt))
+        """Tell whether that attempt was ever started: its start is what creates the file.
+
+        If not, no start that an earlier worker left under way succeeds any more; ours is let through again by
+        :meth:`prepare`.
+        """
+        if not never_started(self.path(run, attempt)):
+            return True
+        self._barred.add((run, attempt))
+        return False

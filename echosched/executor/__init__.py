@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from echosched.executor.dispatch import ActionExecutor
     from echosched.executor.function import CallableExecutor, Context
     from echosched.executor.http import HttpExecutor
-    from echosched.executor.output import never_started
+    from echosched.executor.output import never_started, unbar
 
 _HOMES = {
     "ActionExecutor": "echosched.executor.dispatch",
@@ -28,6 +28,7 @@ _HOMES = {
     "Context": "echosched.executor.function",
     "HttpExecutor": "echosched.executor.http",
     "never_started": "echosched.executor.output",
+    "unbar": "echosched.executor.output",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Context",
     "HttpExecutor",
     "never_started",
+    "unbar",
 ]
 
 

@@ -18,6 +18,7 @@ import ctypes
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -31,6 +32,7 @@ _CUT_OUT = 64 * 1024 * 1024  # a hole that large is cut out
 _CHUNK = 256 * 1024
 _COUNT = 64  # width of the line that counts what was cut out
 _COUNTED = re.compile(rb"\n\.\.\. +(\d+) bytes left out so far \.\.\. *\n")
+_BAR = "never-started"  # where the link leads that stands for "this attempt has not begun"
 _KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE = 1, 2, 8
 
 
@@ -48,17 +50,26 @@ def create(path: str) -> int:
 
 
 def never_started(path: str) -> bool:
-    """Tell whether the attempt with this output file certainly never began, and never will.
+    """Tell whether the attempt with this output file certainly never began, and will not unless we let it.
 
-    The file is made by the attempt itself, exclusively, before anything else of it runs. Making it here
-    first therefore bars even a start that is still under way in a dying worker. Attempts whose output
-    is discarded leave no such proof. Raises ``OSError`` when the file cannot be made.
+    The file is made by the attempt itself, exclusively, before anything else of it runs. A link to nowhere in
+    its place bars even a start that is still under way in a dying worker, and cannot be taken for an output:
+    the answer stays the same, however often (and by however many workers) it is asked. :func:`unbar` takes it
+    away. Attempts whose output is discarded leave no such proof.
     """
     try:
-        os.close(os.open(path, OUTPUT_FLAGS, OUTPUT_MODE))
+        os.symlink(_BAR, path)
     except FileExistsError:
-        return False
+        return os.path.islink(path)
+    except OSError:  # a full disk, or no such directory: then an attempt cannot make its file either
+        return not os.path.lexists(path)
     return True
+
+
+def unbar(path: str) -> None:
+    """Let the attempt begin that :func:`never_started` barred; raises ``OSError``."""
+    if os.path.islink(path):
+        os.unlink(path)
 
 
 def size_of(path: str | None) -> int | None:
@@ -66,9 +77,10 @@ def size_of(path: str | None) -> int | None:
     if path is None:
         return None
     try:
-        return os.stat(path, follow_symlinks=False).st_size
+        status = os.stat(path, follow_symlinks=False)
     except OSError:
         return None
+    return None if stat.S_ISLNK(status.st_mode) else status.st_size
 
 
 def note(lost: int) -> bytes:

@@ -18,7 +18,7 @@ import pytest
 
 import echosched
 from echosched.clock import SystemClock
-from echosched.executor import never_started, proc
+from echosched.executor import never_started, proc, unbar
 from echosched.model import Attempt, CommandAction, Job, Policy, ProcessIdentity, State, Trigger
 
 if TYPE_CHECKING:
@@ -242,14 +242,19 @@ async def test_a_killed_spawner_s_burst_is_accounted_for(earlier: Any, rigs: Rig
     await rig.until(lambda: len(rig.settled) == 30)
 
 
-async def test_never_started_is_proved_by_making_the_file_first(rig: Rig) -> None:
+async def test_never_started_is_proved_by_standing_in_the_way(rig: Rig) -> None:
     attempt = rig.attempt("echo ran")
     assert attempt.output_path is not None
     assert never_started(attempt.output_path)
+    assert never_started(attempt.output_path)  # also when asked twice, or by the worker after this one
     # A start that was still under way in a dying worker comes too late now.
     with pytest.raises(Exception, match="begun before"):
         await rig.executor.start(attempt)
-    assert rig.output(attempt) == ""
+    assert never_started(attempt.output_path)
+    unbar(attempt.output_path)
+    execution = await rig.executor.start(attempt)
+    await execution.wait()
+    assert rig.output(attempt) == "ran\n"
     started = rig.attempt("true")
     await rig.executor.start(started)
     assert started.output_path is not None
