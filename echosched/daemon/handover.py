@@ -31,7 +31,9 @@ def command(*arguments: str) -> list[str]:
     ``-I -S``: neither the environment nor site-packages decide what a root daemon imports, and it
     needs nothing but the standard library; ``__main__`` puts its own package's root on the path.
     """
-    return [sys.executable, "-I", "-S", "-X", "utf8", MAIN, *arguments]
+    # Paths in the document must come to the same bytes here as they did where they were written.
+    utf8 = ["-X", "utf8"] if sys.flags.utf8_mode else []
+    return [sys.executable, "-I", "-S", *utf8, MAIN, *arguments]
 
 
 def write(document: dict[str, Any]) -> int:
@@ -69,7 +71,8 @@ def execute(document: dict[str, Any], descriptors: list[int]) -> NoReturn:
     try:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, True)
-        os.execv(sys.executable, command(str(carrier)))  # noqa: S606 - an argument vector, no shell
+        # The pidfile is there for whoever reads ``ps``.
+        os.execv(sys.executable, command(str(carrier), document["settings"]["paths"]["pidfile"]))  # noqa: S606 - an argument vector, no shell
     except OSError as error:  # which does not say what could not be executed
         raise OSError(error.errno, os.strerror(error.errno or 0), sys.executable) from error
     finally:

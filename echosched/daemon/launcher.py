@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from echosched.daemon.settings import Paths, Settings
 
 POLL_SECONDS = 0.02
+SOCKET_PATH_BYTES = 107
 
 
 class Outcome:
@@ -135,6 +136,10 @@ class _Files:
         from lockfile import AlreadyLocked, LockFailed
 
         paths = settings.paths
+        if paths.socket is not None and len(os.fsencode(paths.socket)) > SOCKET_PATH_BYTES:
+            raise DaemonError(
+                f"{paths.socket}: longer than a socket's path may be ({SOCKET_PATH_BYTES} bytes)"
+            )
         try:
             privileges.prepare_directories(settings, self.owner)
         except OSError as error:
@@ -200,7 +205,11 @@ def _become(settings: Settings, files: _Files, *, supervise: bool) -> Outcome:
     context.flush_standard_streams()
     start = readiness.size_of(settings.paths.out)
     reading, writing = readiness.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        files.release()
+        raise StartFailed(f"cannot start a process: {error.strerror} (see ulimit -u)") from error
     if child == 0:
         os.close(reading)
         _detach(settings, files, writing)

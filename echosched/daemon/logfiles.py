@@ -8,6 +8,7 @@ renamed file: none is lost.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -26,12 +27,13 @@ APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW |
 class SupervisorJournal:
     """Writes events in the journal's form (see :mod:`echosched.events`, whose fields these are)."""
 
-    __slots__ = ("_screen", "path")
+    __slots__ = ("_screen", "_torn", "path")
 
     def __init__(self, path: str | None, *, echo: bool) -> None:
         """Write to *path*; with *echo* also to stdout (the foreground's habit)."""
         self.path = path
         self._screen = Screen(1) if echo else None
+        self._torn = False
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event. An unwritable journal never stops the supervisor; stderr says so."""
@@ -44,7 +46,12 @@ class SupervisorJournal:
         try:
             descriptor = os.open(self.path, APPEND, 0o640)
             try:
-                os.write(descriptor, data)
+                # A full disk may take half a line: the next one must not be glued to it.
+                whole = b"\n" + data if self._torn else data
+                written = os.write(descriptor, whole)
+                self._torn = written < len(whole) and (self._torn or written > 0)
+                if written < len(whole):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:

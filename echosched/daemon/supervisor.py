@@ -497,7 +497,7 @@ def _unlink(path: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the supervisor whose hand-over is on the descriptor named by the only argument.
+    """Run the supervisor whose hand-over is on the descriptor that the first argument names.
 
     ``--check`` imports everything and ends: whether this version could take over at an upgrade.
     """

@@ -41,7 +41,7 @@ def main() -> int:
     settings = Settings(
         paths=paths,
         worker_argv=[
-            sys.executable,
+            wishes.get("program", sys.executable),
             f"{HERE}/daemon_worker.py",
             f"{home}/notes",
             wishes.get("mode", "serve"),

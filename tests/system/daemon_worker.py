@@ -3,7 +3,8 @@
 Run as ``python daemon_worker.py JOURNAL MODE``; what happens is written to JOURNAL, a line each.
 MODE: ``serve`` · ``exit:N`` · ``raise`` · ``segv`` · ``fail:N:MESSAGE`` · ``crash`` (ready, then exit 9) ·
 ``child:SECONDS:CODE`` (serve, with a child process of that life and end) · ``hang``: never ready ·
-``orphan``: leaves one behind · ``chatter``: writes numbered lines to the journal, quickly.
+``orphan``: leaves one behind · ``dieongo``: as a standby, dies when it is to take over ·
+``chatter``: writes numbered lines to the journal, quickly.
 A file beside JOURNAL named ``mode`` replaces MODE for later workers.
 """
 
@@ -65,7 +66,8 @@ def main() -> int:
         return 9
     if kind == "child" and not link.children:
         script = f"import os, time; time.sleep({parameters[0]}); os._exit({parameters[1]})"
-        child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+        environment = {**os.environ, "MARK": f"{os.path.dirname(journal)}:7.1"}
+        child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, env=environment)
         ticks = start_ticks(child.pid)
         assert ticks is not None
         link.report_child("7.1", child.pid, ticks)
@@ -91,7 +93,16 @@ def main() -> int:
         if not link.standby:
             beat.beat()
         for message in link.receive():
-            note(message.op, message.signal, message.immediate, message.child, *map(repr, message.children))
+            note(
+                message.op,
+                message.signal,
+                message.immediate,
+                message.grace,
+                message.child,
+                *map(repr, message.children),
+            )
+            if message.op == "go" and kind == "dieongo":
+                return 5
             if message.op == "go":
                 beat.beat()
                 link.ready("took over")

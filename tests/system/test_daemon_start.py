@@ -127,7 +127,39 @@ def test_a_failure_before_ready_reaches_the_terminal(home: Home, mode: str, code
     assert home.start() > 0
 
 
-def test_a_worker_that_cannot_be_run_is_a_start_failure(home: Home) -> None:
+def test_a_loser_whose_winner_fails_tries_again(home: Home) -> None:
+    winner = home.spawn("start", mode="hang", settings={"start_limit": 1.0, "watchdog": 1.0})
+    eventually(lambda: lock.is_held(home.paths.pidfile))
+    loser = home.run("start")
+    assert winner.wait(timeout=20) == 1
+    assert (loser.returncode, loser.stdout.split()[1]) == (0, "started")
+
+
+def test_a_loser_waits_no_longer_than_it_was_told(home: Home) -> None:
+    home.spawn("start", mode="hang", settings={"start_limit": 30.0})
+    eventually(lambda: lock.is_held(home.paths.pidfile))
+    loser = home.run("start", options={"wait": 0.3})
+    assert loser.returncode == 1
+    assert "which is not ready" in loser.stderr
+
+
+def test_a_worker_program_that_is_not_there_is_a_start_failure(home: Home) -> None:
+    failed = home.run("start", program="/nonexistent/python")
+    assert failed.returncode == 1
+    assert (
+        failed.stderr
+        == "test: the worker cannot be started: /nonexistent/python: No such file or directory\n"
+    )
+
+
+def test_a_socket_path_that_is_too_long_is_one_clear_line(home: Home) -> None:
+    failed = home.run("start", paths={"socket": f"{home.path}/{'s' * 108}"})
+    assert failed.returncode == 1
+    assert "longer than a socket's path may be (107 bytes)" in failed.stderr
+    assert not os.path.exists(home.paths.pidfile)
+
+
+def test_an_unknown_user_is_refused_before_anything_is_made(home: Home) -> None:
     failed = home.run("start", settings={"user": "nobody-of-that-name"})
     assert failed.returncode == 4
     assert "nobody-of-that-name" in failed.stderr

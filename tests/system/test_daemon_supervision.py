@@ -132,7 +132,7 @@ def test_removed_files_of_a_running_daemon_come_back(home: Home) -> None:
         os.unlink(path)
     eventually(lambda: home.status()["health"] == "ok")
     assert home.status()["pid"] == pid
-    assert lock.is_held(str(home.paths.db_lock))
+    eventually(lambda: lock.is_held(str(home.paths.db_lock)))
     assert home.run("start").stdout.split() == [str(pid), "already"]
     assert home.run("stop").returncode == 0
     assert not os.path.exists(home.paths.pidfile)
@@ -247,7 +247,7 @@ def test_hup_reloads_and_the_supervisor_takes_its_share(home: Home) -> None:
     assert home.run("reload").returncode == 0
     eventually(lambda: any(line.startswith("reload") for line in home.notes()))
     home.run("stop")
-    assert any(line.startswith("stop SIGTERM") for line in home.notes())
+    assert any(line.startswith("stop SIGTERM False 2.5 ") for line in home.notes())  # the new grace
 
 
 def test_orphans_nobody_reported_are_reaped(home: Home) -> None:
@@ -290,6 +290,44 @@ def test_an_upgrade_whose_standby_fails_changes_nothing(home: Home) -> None:
     assert home.status()["pid"] == pid
     assert worker_of(home) == first
     assert not any(line.startswith("retire") for line in home.notes())
+
+
+def test_an_upgrade_whose_new_worker_dies_taking_over_is_told_and_supervised(home: Home) -> None:
+    pid = home.start()
+    first = worker_of(home)
+    (home.path / "mode").write_text("dieongo")
+    home.run("upgrade")
+    verdict = eventually(lambda: home.state()["last_upgrade"])
+    assert verdict["ok"] is False
+    assert "took over, then ended with exit code 5" in verdict["detail"]
+    (home.path / "mode").write_text("serve")
+    worker_of(home, first)
+    assert home.status()["pid"] == pid
+
+
+def test_usr1_opens_journal_and_out_anew(home: Home) -> None:
+    pid = home.start()
+    worker_of(home)
+    for name in ("e.log", "e.out"):
+        os.rename(home.path / name, home.path / f"{name}.old")
+    assert home.run("reopen").returncode == 0
+    eventually(lambda: any(line.startswith("reopen") for line in home.notes()))
+    for each in (pid, home.status()["worker_pid"]):
+        eventually(lambda each=each: os.readlink(f"/proc/{each}/fd/2") == home.paths.out)  # type: ignore[misc]
+    home.run("stop")
+    assert home.events("shutdown")
+
+
+def test_force_ends_jobs_that_a_killed_daemon_left_behind(home: Home) -> None:
+    pid = home.start(mode="child:60:0")
+    child, ticks = child_line(home)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not lock.is_held(home.paths.pidfile))
+    assert proc.is_alive(child, ticks)
+    mark = f"MARK={home.path}:{{0}}."
+    assert home.run("stop", options={"force": True, "child_mark": mark}).returncode == 0
+    assert not proc.is_alive(child, ticks)
+    assert not os.path.exists(home.paths.pidfile)
 
 
 @pytest.mark.parametrize("times", [2])
