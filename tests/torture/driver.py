@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..system.conftest import House, eventually
-from .oracle import Account, compare, read_marks, read_rows
+from tests.system.conftest import House, eventually
+
+from .oracle import EPOCH, Account, compare, read_marks, read_rows
 
 # name: (schedule, what follows the mark, keys). All begin by appending their mark: one short write, O_APPEND.
 EXACT = 'catchup = "all"\noverlap = "allow"\n'
@@ -53,6 +55,7 @@ class Ordeal(House):
     def __init__(self, directory: Path, seed: int = 0) -> None:
         super().__init__(directory)
         self.marks = directory / "marks"
+        self.database = directory / "echosched.db"
         self.chance = random.Random(seed)
         self.worker_kills = 0
         self.supervisor_kills = 0
@@ -115,23 +118,34 @@ class Ordeal(House):
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
-    def calm_down(self, seconds: float = 1.0) -> datetime:
+    def calm_down(self) -> datetime:
         """Let the daemon catch up, stop it, and return an instant up to which all must be accounted for."""
         eventually(lambda: self.run("status").returncode == 0 and self.status["health"] == "ok")
         until = datetime.now(UTC)
-        time.sleep(seconds)
-        eventually(self._caught_up)
+        eventually(lambda: self._caught_up(until))
         self.ok("stop")
         return until
 
-    def _caught_up(self) -> bool:
-        runs = self.status["runs"]
-        return bool(runs.get("queued", 0) <= 4)
+    def _caught_up(self, until: datetime) -> bool:
+        micros = (until - EPOCH) // timedelta(microseconds=1)
+        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
+        try:
+            cursors = dict(connection.execute("SELECT name, cursor_at FROM jobs"))
+            [[waiting]] = connection.execute(
+                "SELECT count(*) FROM runs WHERE ended_at IS NULL AND slot <= ?", [micros]
+            )
+        finally:
+            connection.close()
+        return not waiting and all(cursors[name] >= micros for name in self.jobs)
 
     def account(self, until: datetime) -> Account:
         """Compare what should have happened with what did."""
         schedules = {name: schedule for name, (schedule, _, _) in self.jobs.items()}
-        rows = [row for row in read_rows(self.directory / "echosched.db") if row.job != "guard"]
+        rows = [row for row in read_rows(self.database) if row.job != "guard"]
+        for row in rows:
+            # A stop leaves what is queued to the next daemon; it must only not lose it.
+            if row.slot is not None and row.slot > until and row.state == "queued":
+                row.state, row.error = "cancelled", "left to the next daemon"
         account = compare(schedules, rows, read_marks(self.marks), until=until, repeatable=REPEATABLE)
         for follower, leader in self.followers.items():
             led = {
