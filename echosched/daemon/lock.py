@@ -17,6 +17,11 @@ import os
 import stat
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 
 def take(path: str, mode: int = 0o644) -> int | None:
     """Return a descriptor that holds the exclusive lock on *path*, or ``None`` when another has it.
@@ -132,3 +137,46 @@ def is_same_file(path: str, descriptor: int) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(named, os.fstat(descriptor))
+
+
+class HeldLocks:
+    """The locks a supervisor inherited, the pidfile's first; it holds them for the daemon's whole life."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: list[list[Any]]) -> None:
+        """Take over ``[path, descriptor]`` pairs from the hand-over; no child inherits them from here on."""
+        self._entries: list[tuple[str, int]] = [(path, descriptor) for path, descriptor in entries]
+        for descriptor in self.descriptors():
+            os.set_inheritable(descriptor, False)
+
+    def as_list(self) -> list[list[Any]]:
+        """Return the pairs for the next hand-over."""
+        return [[path, descriptor] for path, descriptor in self._entries]
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that hold the locks."""
+        return [descriptor for _, descriptor in self._entries]
+
+    def keep(self, complain: Callable[[str], None]) -> None:
+        """Lock anew what somebody removed: a file without a name keeps no second daemon away."""
+        for index, (path, descriptor) in enumerate(self._entries):
+            try:
+                if is_same_file(path, descriptor):
+                    continue
+                fresh = take(path)
+                if fresh is None:
+                    complain(f"{path}: was removed, and another process holds a new one")
+                    continue
+                write_pid(fresh, os.getpid())
+            except OSError as error:
+                complain(f"{path}: was removed and cannot be made anew: {error.strerror}")
+                continue
+            os.close(descriptor)
+            self._entries[index] = (path, fresh)
+            complain(f"{path}: had been removed; made anew")
+
+    def remove(self) -> None:
+        """Remove the files that still are ours, the pidfile last; the locks stay until the process ends."""
+        for path, descriptor in reversed(self._entries):
+            remove(path, descriptor, os.getpid())

@@ -18,8 +18,10 @@ import signal
 import time
 
 from echosched.daemon import children as children_
-from echosched.daemon import handover, lock, logfiles, proc, readiness, worker
+from echosched.daemon import handover, logfiles, proc, readiness, worker
+from echosched.daemon.backoff import Backoff
 from echosched.daemon.beat import Beat, interval_for
+from echosched.daemon.lock import HeldLocks
 from echosched.daemon.record import Record
 from echosched.daemon.sdnotify import Notifier
 from echosched.daemon.settings import Settings
@@ -44,10 +46,8 @@ class Supervisor:
     def __init__(self, document: dict[str, Any]) -> None:
         """Take over what the launcher (or the supervisor before the upgrade) hands on."""
         self.settings = Settings.from_dict(document["settings"])
-        self.locks: list[list[Any]] = document["locks"]  # [path, descriptor]; the pidfile's comes first
+        self.locks = HeldLocks(document["locks"])
         self.ready_fd: int | None = document.get("ready_fd")
-        for descriptor in (fd for _, fd in self.locks):
-            os.set_inheritable(descriptor, False)
         if self.ready_fd is not None:
             os.set_inheritable(self.ready_fd, False)
         paths = self.settings.paths
@@ -59,7 +59,7 @@ class Supervisor:
         self.upgrade: Upgrade | None = None
         self.upgraded = False  # gone over to a new worker that has not yet said that it serves
         self.children = children_.Children()
-        self.restart_times: list[float] = []
+        self.backoff = Backoff()
         self.restart_at: float | None = None
         self.shutdown: Shutdown | None = None
         self._has_terminal = self.settings.foreground and has_terminal()
@@ -150,7 +150,7 @@ class Supervisor:
                 self.notifier.watchdog()
         self._housekeeping_at = now + period
         self.beat.keep()
-        self._keep_locks()
+        self.locks.keep(self._complain_once)
         if now >= self._state_at and self.ever_ready:
             self._state_at = now + STATE_SECONDS
             self.save_state()
@@ -162,25 +162,6 @@ class Supervisor:
             self._complain_once,
         ):
             self.reopen()
-
-    def _keep_locks(self) -> None:
-        """Lock anew what somebody removed: a file without a name keeps no second daemon away."""
-        for entry in self.locks:
-            path, descriptor = entry
-            try:
-                if lock.is_same_file(path, descriptor):
-                    continue
-                fresh = lock.take(path)
-                if fresh is None:
-                    self._complain_once(f"{path}: was removed, and another process holds a new one")
-                    continue
-                lock.write_pid(fresh, os.getpid())
-            except OSError as error:
-                self._complain_once(f"{path}: was removed and cannot be made anew: {error.strerror}")
-                continue
-            os.close(descriptor)
-            entry[1] = fresh
-            logfiles.complain(f"{path}: had been removed; made anew")
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
@@ -310,13 +291,13 @@ class Supervisor:
             signal=proc.signal_name(-status) if status < 0 else None,
         )
         if self.upgrade is not None and who is self.upgrade.standby:
-            self.upgrade.standby_exited(_why(who, status))
+            self.upgrade.standby_exited(who.why(status))
             return
         self.current = None
         self.beat.reset(0, interval_for(self.settings.watchdog))
         if self.upgrade is not None and self.upgrade.worker_exited():
             return
-        self._worker_lost(_why(who, status), _exit_code(who, status), failure=who.failure)
+        self._worker_lost(who.why(status), who.exit_code(status), failure=who.failure)
 
     def _worker_lost(self, why: str, code: int, *, failure: dict[str, Any] | None = None) -> None:
         """Go on after a worker ended: finish a stop, fail a start, back off, or give up."""
@@ -332,14 +313,13 @@ class Supervisor:
 
     def _back_off(self, why: str) -> None:
         now = time.monotonic()
-        settings = self.settings
-        self.restart_times = [at for at in self.restart_times if now - at < settings.restart_window] + [now]
-        if len(self.restart_times) > settings.max_restarts:
-            detail = f"{len(self.restart_times)} workers ended within {settings.restart_window:.0f} s; the last: {why}"
+        delay = self.backoff.lost(now, self.settings)
+        if delay is None:
+            count, window = len(self.backoff.losses), self.settings.restart_window
+            detail = f"{count} workers ended within {window:.0f} s; the last: {why}"
             logfiles.complain("giving up: " + detail)
             self.end("gave up", 1, detail)
             return
-        delay = min(settings.backoff_max, settings.backoff_first * 2.0 ** (len(self.restart_times) - 1))
         self.restart_at = now + delay
         self.record.restarting(why)
         self.journal.emit("worker_restart", restarts=self.record.restarts, delay_seconds=delay)
@@ -425,8 +405,7 @@ class Supervisor:
         self.record.ended(how, exit_code, detail, self.children.as_list())
         self.save_state()
         _unlink(self.settings.paths.beat)
-        for path, descriptor in reversed(self.locks):
-            lock.remove(path, descriptor, os.getpid())
+        self.locks.remove()
         self.exit_code = exit_code
 
     # ── what the state file says ──────────────────────────────────────────────────────────────
@@ -436,7 +415,7 @@ class Supervisor:
         self.ever_ready = True
         self.current = worker.Worker.from_dict(resume["worker"])
         self.children = children_.Children([Child(*each) for each in resume["children"]])
-        self.restart_times = resume["restart_times"]
+        self.backoff = Backoff(resume["losses"])
         self.upgraded = resume["upgraded"]
         self.record = Record.resume(self.settings, resume["state"])
 
@@ -451,11 +430,11 @@ class Supervisor:
         assert self.current is not None  # noqa: S101 - an upgrade ends with a worker
         return {
             "settings": self.settings.as_dict(),
-            "locks": self.locks,
+            "locks": self.locks.as_list(),
             "resume": {
                 "worker": self.current.as_dict(),
                 "children": self.children.as_list(),
-                "restart_times": self.restart_times,
+                "losses": self.backoff.losses,
                 "upgraded": self.upgraded,
                 "state": self.record.document,
             },
@@ -473,20 +452,6 @@ class Supervisor:
         if text not in self._complaints:
             self._complaints.add(text)
             logfiles.complain(text)
-
-
-def _why(who: worker.Worker, status: int) -> str:
-    if who.failure is not None:
-        return str(who.failure["message"]).partition("\n")[0]
-    if status < 0:
-        return f"was ended by {proc.signal_name(-status)}"
-    return f"ended with exit code {status}"
-
-
-def _exit_code(who: worker.Worker, status: int) -> int:
-    if who.failure is not None:
-        return int(who.failure["exit_code"]) or 1
-    return status if status > 0 else 1
 
 
 def _unlink(path: str) -> None:

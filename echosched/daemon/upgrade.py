@@ -127,7 +127,7 @@ class Upgrade:
     def _exec(self) -> None:
         """Become the new supervisor; should even that fail, the old one goes on with the new worker."""
         supervisor = self.supervisor
-        descriptors = [descriptor for _, descriptor in supervisor.locks]
+        descriptors = supervisor.locks.descriptors()
         if supervisor.current is not None and supervisor.current.channel is not None:
             descriptors.append(supervisor.current.channel.fileno())
         try:

@@ -8,6 +8,7 @@ import os
 import socket
 
 from echosched.daemon.handover import HANDLED
+from echosched.daemon.proc import signal_name
 from echosched.daemon.wire import CHANNEL_VARIABLE
 
 TYPE_CHECKING = False
@@ -90,6 +91,20 @@ class Worker:
             os.kill(self.pid, number)
         except ProcessLookupError:
             pass
+
+    def why(self, status: int) -> str:
+        """Return in words how this worker ended, given its exit status (negative: a signal)."""
+        if self.failure is not None:
+            return str(self.failure["message"]).partition("\n")[0]
+        if status < 0:
+            return f"was ended by {signal_name(-status)}"
+        return f"ended with exit code {status}"
+
+    def exit_code(self, status: int) -> int:
+        """Return the exit code of a start that failed because of this worker; never 0."""
+        if self.failure is not None:
+            return int(self.failure["exit_code"]) or 1
+        return status if status > 0 else 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the next supervisor (over ``exec``) must know."""

@@ -16,6 +16,7 @@ import pytest
 
 from echosched import events
 from echosched.daemon import handover, host, logfiles, readiness, sdnotify
+from echosched.daemon.backoff import Backoff
 from echosched.daemon.settings import Paths, Settings
 
 PACKAGE = Path(handover.MAIN).parent
@@ -270,3 +271,33 @@ def test_where_detached_processes_do_not_live_the_reason_is_known(
 
 def test_within_the_unit_itself_nothing_is_handed_to_systemd() -> None:
     assert host.systemd_unit(environment={"NOTIFY_SOCKET": "/run/x"}) is None
+
+
+# ── back-off ──────────────────────────────────────────────────────────────────────────────────
+
+
+def back_off_settings(**changes: Any) -> Settings:
+    return Settings(paths=Paths(pidfile="/e.pid", state="/s"), worker_argv=["a"], **changes)
+
+
+def test_pauses_double_from_one_second_to_a_minute_then_it_is_given_up() -> None:
+    backoff = Backoff()
+    settings = back_off_settings()
+    pauses = [backoff.lost(float(now), settings) for now in range(11)]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, None]
+
+
+def test_losses_outside_of_the_window_are_forgotten() -> None:
+    backoff = Backoff([0.0, 1.0, 2.0])
+    settings = back_off_settings(max_restarts=3, restart_window=600.0)
+    assert backoff.lost(601.5, settings) == 2.0  # one older loss counts still
+    assert backoff.losses == [2.0, 601.5]
+
+
+def test_any_number_of_restarts_may_be_allowed() -> None:
+    backoff = Backoff([0.0] * 5000)
+    assert backoff.lost(1.0, back_off_settings(max_restarts=10**9)) == 60.0
+
+
+def test_no_restarts_at_all_may_be_allowed() -> None:
+    assert Backoff().lost(1.0, back_off_settings(max_restarts=0)) is None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import lockfile
 import pytest
@@ -207,3 +208,33 @@ def test_a_relative_path_survives_a_change_of_directory(
     monkeypatch.chdir("/")
     pidfile.release()
     assert not (tmp_path / "x.pid").exists()
+
+
+def test_held_locks_that_were_removed_are_made_anew_unless_somebody_else_did(tmp_path: Path) -> None:
+    entries: list[list[Any]] = []
+    for name in ("a.pid", "b.lock"):
+        descriptor = lock.take(str(tmp_path / name))
+        assert descriptor is not None
+        lock.write_pid(descriptor, os.getpid())
+        entries.append([str(tmp_path / name), descriptor])
+    locks = lock.HeldLocks(entries)
+    complaints: list[str] = []
+    locks.keep(complaints.append)
+    assert complaints == []
+    assert locks.as_list() == entries
+    (tmp_path / "a.pid").unlink()
+    locks.keep(complaints.append)
+    assert "a.pid: had been removed; made anew" in complaints[0]
+    assert lock.read_pid(str(tmp_path / "a.pid")) == os.getpid()
+    assert lock.is_held(str(tmp_path / "a.pid"))
+    (tmp_path / "b.lock").unlink()
+    thief = lock.take(str(tmp_path / "b.lock"))
+    assert thief is not None
+    lock.write_pid(thief, 4711)
+    locks.keep(complaints.append)
+    assert "another process holds a new one" in complaints[1]
+    locks.remove()
+    assert not (tmp_path / "a.pid").exists()
+    assert (tmp_path / "b.lock").read_text() == "4711\n"
+    for descriptor in (thief, *locks.descriptors()):
+        os.close(descriptor)
