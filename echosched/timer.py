@@ -69,10 +69,10 @@ class TimerHeap(Generic[Item]):
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def pop_due(self, epoch: float) -> list[tuple[float, Item]]:
-        """Remove and return what is due at *epoch*, earliest first."""
+    def pop_due(self, epoch: float, most: int = sys.maxsize) -> list[tuple[float, Item]]:
+        """Remove and return what is due at *epoch*, earliest first, *most* items at a time."""
         due: list[tuple[float, Item]] = []
-        while (first := self.first()) is not None and first <= epoch:
+        while len(due) < most and (first := self.first()) is not None and first <= epoch:
             when, _, item = heapq.heappop(self._heap)
             del self._current[item]
             due.append((when, item))

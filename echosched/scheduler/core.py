@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 ARMED_AHEAD = 1024
 """How many runs may hold the durable right to start before they have a place: one commit arms many."""
 
+FIRED_AT_ONCE = 250
+"""How many jobs are judged and claimed in one turn of the loop: a thousand that are due together cost four
+commits, the first of them start while the others are claimed, and no beat waits for all of them."""
+
 STAGGER_SECONDS = 0.05
 """Between the starts of catch-up runs that come due together."""
 
@@ -95,6 +99,7 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._clockwork: asyncio.Task[None] | None = None
         self._leaving = False
+        self._firing = False
         self._wakeup: Wakeup | None = None
         self._wall_offset = self._offset()
         self._boot_offset = clock.boot() - clock.monotonic()
@@ -113,6 +118,17 @@ class Scheduler:
         self._wake()
         self._clockwork = asyncio.create_task(self._run_clockwork(), name="clockwork")
         self.runs.pump()
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether nothing is due, starting, running or being recorded.
+
+        What waits for time to pass (a retry, a catch-up run in its turn) does not count: under a clock
+        that is moved by hand, this is when to move it.
+        """
+        first = self.roster.heap.first()
+        due = first is not None and first <= self.clock.now().timestamp()
+        return not (due or self._firing or self._due.is_set() or self._tasks or self.runs.queue.placed)
 
     async def quiesce(self) -> None:
         """Claim no slot and start no run any more; what is under way goes on. Nothing is lost by it."""
@@ -157,12 +173,14 @@ class Scheduler:
         while not self._leaving:
             await self._due.wait()
             self._due.clear()
+            self._firing = True
             try:
                 self._notice_jump()
                 more = not self._leaving and await self._fire()
             except Exception:
                 log.exception("firing failed; the loop goes on")
                 more = False
+            self._firing = False
             if more:
                 # Look again at once, but after a turn of the loop: a long backlog must not keep beats
                 # and the socket waiting.
@@ -193,7 +211,7 @@ class Scheduler:
         """Deal with everything that is due now; tell whether anything was."""
         now = self.clock.now()
         wishes: list[Wish] = []
-        due = self.roster.heap.pop_due(now.timestamp())
+        due = self.roster.heap.pop_due(now.timestamp(), FIRED_AT_ONCE)
         for _, entry in due:
             try:
                 wishes += self._judge(entry, now)
@@ -249,6 +267,7 @@ class Scheduler:
                 if wish.counted:
                     wish.entry.claiming -= 1
         catchups = 0
+        claimed: list[events.Event] = []
         for wish, number in zip(wishes, numbers, strict=True):
             entry, claim = wish.entry, wish.claim
             if claim.slot is not None and claim.slot > entry.cursor_at:
@@ -258,17 +277,21 @@ class Scheduler:
             live = LiveRun(entry, number, claim.slot, claim.trigger, claim.at)
             if claim.state.is_outcome:
                 kind = _NOT_RUN[claim.state]
-                self.emit(kind(ts=claim.at, **run_fields(live), reason=claim.error or ""))
+                claimed.append(kind(ts=claim.at, **run_fields(live), reason=claim.error or ""))
                 continue
             live.armed = claim.state is State.RUNNING
             live.exclusive = wish.exclusive
-            self.emit(events.SlotClaimed(ts=claim.at, **run_fields(live)))
+            claimed.append(events.SlotClaimed(ts=claim.at, **run_fields(live)))
             delay = 0.0
             if claim.trigger is Trigger.CATCHUP:
                 delay = catchups * STAGGER_SECONDS
                 catchups += 1
             self.runs.enlist(live, delay=delay)
+        # Starts are on their way before the telling, which still comes first: attempts begin with the
+        # loop's next turn.
         self.runs.pump()
+        for event in claimed:
+            self.emit(event)
         return numbers
 
     # ── runs that nobody scheduled ────────────────────────────────────────────────────────────
