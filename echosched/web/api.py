@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from echosched.clock import rfc3339
+from echosched.clock import EPOCH, rfc3339
 from echosched.errors import EchoschedError, UsageError
 from echosched.model import State
 from echosched.protocols import Clock, Facts
@@ -187,8 +187,9 @@ class Api:
     async def timeline(self, call: Call) -> Answer:
         """Answer the runs and coming slots between two instants (default: a day back, a day ahead)."""
         now = self._clock.now().replace(second=0, microsecond=0)
-        start = call["from"] or now - timedelta(hours=24)
-        end = call["to"] or start + timedelta(hours=48)
+        two_days = timedelta(hours=48)
+        end = call["to"] or (call["from"] or now - two_days / 2) + two_days
+        start = call["from"] or max(end - two_days, EPOCH)
         if end < start:
             raise UsageError("from, to: the end lies before the start")
         # More than a picture can show is not asked for; the answer says what it covers.

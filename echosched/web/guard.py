@@ -170,7 +170,7 @@ async def _body(request: web.Request) -> Mapping[str, Any]:
             raw = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
-    if not raw.strip():
+    if not raw:
         return {}
     try:
         body = json.loads(raw)

@@ -99,7 +99,7 @@ def _runs(api: Api) -> list[Endpoint]:
         Endpoint("POST", "/api/runs/{run}/cancel", "cancel", "Cancel a run", api.cancel, (_RUN,), _DONE,
                  (404, 409, 503)),
         Endpoint("GET", "/api/timeline", "timeline", "Runs and coming slots between two instants", api.timeline, (
-            Param("from", "instant", text="default: 24 hours ago"),
+            Param("from", "instant", text="default: 48 hours before to, or 24 hours ago"),
             Param("to", "instant", text="default: 48 hours after from"),
         ), {"data": _OBJECT}, _NEEDS_WORKER),
     ]  # fmt: skip
