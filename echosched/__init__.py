@@ -11,17 +11,38 @@ TYPE_CHECKING = False  # importing typing would cost `status` and the supervisor
 if TYPE_CHECKING:
     from typing import Any
 
+    from echosched.app.library import Scheduler
     from echosched.daemon.context import DaemonContext
     from echosched.daemon.pidfile import PIDFile
+    from echosched.errors import EchoschedError
+    from echosched.executor.function import Context
+    from echosched.model import Job, Run, State
     from echosched.schedule import parse_schedule
 
 _HOMES = {
+    "Context": "echosched.executor.function",
     "DaemonContext": "echosched.daemon.context",
+    "EchoschedError": "echosched.errors",
+    "Job": "echosched.model",
     "PIDFile": "echosched.daemon.pidfile",
+    "Run": "echosched.model",
+    "Scheduler": "echosched.app.library",
+    "State": "echosched.model",
     "parse_schedule": "echosched.schedule",
 }
 
-__all__ = ["DaemonContext", "PIDFile", "__version__", "parse_schedule"]
+__all__ = [
+    "Context",
+    "DaemonContext",
+    "EchoschedError",
+    "Job",
+    "PIDFile",
+    "Run",
+    "Scheduler",
+    "State",
+    "__version__",
+    "parse_schedule",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,3 +51,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -108,9 +108,19 @@ class JobReader:
         return _over(inherited, parsed)
 
     def job(
-        self, name: str, table: Any, place: str, defaults: Mapping[str, Any], timezone: str
+        self,
+        name: str,
+        table: Any,
+        place: str,
+        defaults: Mapping[str, Any],
+        timezone: str,
+        *,
+        action: Action | None = None,
     ) -> Job | None:
-        """Return the job that *table* describes; ``None`` when *problems* got the reasons."""
+        """Return the job that *table* describes; ``None`` when *problems* got the reasons.
+
+        With *action* the job does that (a callable, which no file can name), and *table* holds the rest.
+        """
         key = f"job.{name}"
         before = len(self.problems.lines)
         if _NAME.fullmatch(name) is None:
@@ -121,7 +131,8 @@ class JobReader:
             return None
         own = self._values({k: x for k, x in table.items() if k not in ACTION_KEYS}, place, key, JOB_KEYS)
         values = _over(defaults, own)
-        action = self._action(table, own, values, place, key)
+        if action is None:
+            action = self._action(table, own, values, place, key)
         self._check_account(values, table, place, key)
         texts: tuple[str, ...] = values.get("schedule", ())
         after: After | None = values.get("after")
