@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PROCESS = Process(umask=0o022)
 
+_BURST = 8  # starts under way at once, from which the loop looks in by itself instead of being woken
+_PULSE_SECONDS = 0.002
+_REAP_SECONDS = 0.005  # settled processes are collected for so long: reaping is in nobody's way
+
 ReportChild = Callable[[str, int, int], None]
 OnSettled = Callable[[int, int], None]
 ExitStatus = Callable[[int | None, int], int | None]
@@ -91,6 +95,8 @@ class CommandExecutor:
         self._spawners = spawners
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._called = False
+        self._starting = 0
+        self._pulsing = False
         self._settled: list[ProcessExecution] = []
         self._reaps: queue.SimpleQueue[list[ProcessExecution] | None] = queue.SimpleQueue()
         self._running: dict[ProcessIdentity, ProcessExecution] = {}
@@ -103,6 +109,11 @@ class CommandExecutor:
         self._bind()
         order = _Order(attempt, self.loop.create_future())
         self._queue.put(order)
+        self._starting += 1
+        if self._starting >= _BURST and not self._pulsing:
+            self._pulsing = True
+            self.exits.pause()
+            self.loop.call_later(_PULSE_SECONDS, self._pulse)
         execution = await order.future
         execution.arm(0.0)
         return execution
@@ -180,7 +191,7 @@ class CommandExecutor:
         while not self._queue.empty():
             order = self._queue.get()
             if order is not None:
-                _fail(order.future, ExecutionError("not started: the executor was closed"))
+                self._refuse(order, ExecutionError("not started: the executor was closed"))
         for execution in list(self._running.values()):
             execution.let_go()
         self._running.clear()
@@ -220,7 +231,7 @@ class CommandExecutor:
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Call *function* in the loop soon; calls that come together share one wake-up."""
         self._calls.append((function, args))
-        if not self._called:
+        if not self._called and not self._pulsing:
             self._called = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self.loop.call_soon_threadsafe(self._deliver)
@@ -230,6 +241,33 @@ class CommandExecutor:
         while self._calls:
             function, args = self._calls.popleft()
             function(*args)
+
+    def _pulse(self) -> None:
+        # In a burst each start and each exit would wake the loop, and the switches between threads would
+        # cost more than the work: it looks in every 2 ms instead, for as long as the burst lasts.
+        self._deliver()
+        if self._exits is None:
+            return
+        self._exits.look()
+        if self._starting >= _BURST:
+            self.loop.call_later(_PULSE_SECONDS, self._pulse)
+            return
+        self._pulsing = False
+        self._exits.resume()
+        self._deliver()  # what came in between found that nobody had to be woken
+
+    def _hand_back(self, order: _Order, execution: ProcessExecution) -> None:
+        self._starting -= 1
+        if order.future.done():
+            # Whoever asked has gone. The process runs and the supervisor knows it: it is not ours to end.
+            log.warning("run %s: started, but nobody waits for it any more", execution.attempt.run)
+        else:
+            order.future.set_result(execution)
+
+    def _refuse(self, order: _Order, err: Exception) -> None:
+        self._starting -= 1
+        if not order.future.done():
+            order.future.set_exception(err)
 
     def claim_exit(self, process: ProcessIdentity) -> int | None:
         """Return the exit that the supervisor told of *process*, once."""
@@ -281,7 +319,7 @@ class CommandExecutor:
         # takes us, and would stop the loop for as long as the batch is large.
         self._settled.append(execution)
         if len(self._settled) == 1:
-            self.loop.call_soon(self._hand_over)
+            self.loop.call_later(_REAP_SECONDS, self._hand_over)
 
     def _hand_over(self) -> None:
         if self._settled:
@@ -312,12 +350,12 @@ class CommandExecutor:
             try:
                 execution = self._spawn(spawner, birth, order.attempt)
             except EchoschedError as err:
-                self.call(_fail, order.future, err)
+                self.call(self._refuse, order, err)
             except Exception as err:
                 log.exception("run %s of %s could not be started", order.attempt.run, order.attempt.job.name)
-                self.call(_fail, order.future, ExecutionError(f"cannot be started: {err!r}"))
+                self.call(self._refuse, order, ExecutionError(f"cannot be started: {err!r}"))
             else:
-                self.call(_hand_back, order.future, execution)
+                self.call(self._hand_back, order, execution)
 
     def _spawn(self, spawner: Spawner, birth: BirthClock, attempt: Attempt) -> ProcessExecution:
         launch = self._preparer.prepare(attempt)
@@ -396,18 +434,5 @@ def _launch(spawner: Spawner, launch: Launch) -> int:
         raise ExecutionError(prepare.explain(err, script)) from err
 
 
-def _hand_back(future: asyncio.Future[ProcessExecution], execution: ProcessExecution) -> None:
-    if future.done():
-        # Whoever asked has gone. The process runs and the supervisor knows it: it is not ours to end.
-        log.warning("run %s: started, but nobody waits for it any more", execution.attempt.run)
-    else:
-        future.set_result(execution)
-
-
 def _with_size(result: Result, size: int | None) -> Result:
     return Result(result.state, result.exit_code, result.signal, result.error, size, result.value)
-
-
-def _fail(future: asyncio.Future[ProcessExecution], err: Exception) -> None:
-    if not future.done():
-        future.set_exception(err)

@@ -39,7 +39,7 @@ class ExitWatch:
         self._loop = loop
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        loop.add_reader(self._epoll.fileno(), self._look)
+        self.resume()
 
     def add(self, pidfd: int, callback: Callable[[], None]) -> None:
         """Watch *pidfd*; may be called from any thread."""
@@ -59,7 +59,16 @@ class ExitWatch:
         self._callbacks.clear()
         self._epoll.close()
 
-    def _look(self) -> None:
+    def pause(self) -> None:
+        """Do not wake the loop; somebody calls :meth:`look` instead."""
+        self._loop.remove_reader(self._epoll.fileno())
+
+    def resume(self) -> None:
+        """Wake the loop at each exit."""
+        self._loop.add_reader(self._epoll.fileno(), self.look)
+
+    def look(self) -> None:
+        """Call back for all processes that have ended, a batch at a time."""
         for pidfd, _ in self._epoll.poll(0, _BATCH):
             callback = self._callbacks.get(pidfd)
             if callback is not None:
