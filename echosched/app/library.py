@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from echosched import events
+from echosched.app.callbacks import Callbacks
 from echosched.app.definitions import Definitions, Duration, JobOptions, caller
 from echosched.app.engine import Engine
+from echosched.app.signals import Signals
 from echosched.clock import SystemClock
 from echosched.config.values import duration
 from echosched.errors import Conflict, NotFound, UsageError
@@ -43,10 +44,10 @@ __all__ = ["Context", "Duration", "JobOptions", "Scheduler"]
 
 F = TypeVar("F", bound=Callable[..., object])
 E = TypeVar("E", bound=events.Event)
+E2 = TypeVar("E2", bound=events.Event)
 R = TypeVar("R")
 
 ALL = 1_000_000_000
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Scheduler:
@@ -83,7 +84,7 @@ class Scheduler:
         self._grace = seconds_of(grace)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._memory = MemoryStore()
-        self._calls = _Calls(self)
+        self._calls = Callbacks(self._spawn)
         self._sinks = (*sinks, self._calls)
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,7 +148,10 @@ class Scheduler:
         """
         listed = list(command) if command is not None and not isinstance(command, str) else command
         kinds = {"command": listed, "http": http, "python": python}
-        table: dict[str, Any] = {**options, **{kind: what for kind, what in kinds.items() if what is not None}}
+        table: dict[str, Any] = {
+            **options,
+            **{kind: what for kind, what in kinds.items() if what is not None},
+        }
         action = None if function is None else CallableAction(function)
         self._add(name, schedule, table, action, except_, caller(2))
 
@@ -166,14 +170,25 @@ class Scheduler:
         """Return the clock that decides what is due."""
         return self._clock
 
-    def on(self, *kinds: type[E]) -> Callable[[Callable[[E], R]], Callable[[E], R]]:
+    @overload
+    def on(self, kind: type[E], /) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
+
+    @overload
+    def on(
+        self, kind: type[E], other: type[E2], /
+    ) -> Callable[[Callable[[E | E2], R]], Callable[[E | E2], R]]: ...
+
+    @overload
+    def on(self, *kinds: type[events.Event]) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]: ...
+
+    def on(self, *kinds: type[Any]) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]:
         """Call the decorated callable with every event of *kinds* (classes of :mod:`echosched.events`).
 
         Called in the scheduler's loop, after the fact is durable: it must be quick, or a coroutine function.
         What it raises is logged and changes nothing. ``on(Event)`` hears everything.
         """
 
-        def register(function: Callable[[E], R]) -> Callable[[E], R]:
+        def register(function: Callable[[Any], R]) -> Callable[[Any], R]:
             self._calls.listeners.append((kinds, function))
             return function
 
@@ -267,11 +282,17 @@ class Scheduler:
         def told() -> None:
             (impatient if stop.is_set() else stop).set()
 
-        with _Signals(told):
+        with Signals(told):
             try:
                 await stop.wait()
             finally:
                 await self._leave(impatient)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._engine is None:
+            coroutine.close()  # the last event of a life: nobody is left to await anything
+        else:
+            self._engine.scheduler.spawn(coroutine)
 
     @property
     def _alive(self) -> Engine:
@@ -362,64 +383,6 @@ class Scheduler:
             return [run for run in reversed(runs) if run.run > last]
 
         return asyncio.run(rehearsal())
-
-
-class _Calls:
-    """The event sink behind :meth:`Scheduler.on`; also remembers which retries wait for time to pass."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.listeners: list[tuple[tuple[type[Any], ...], Callable[[Any], object]]] = []
-        self.retries: dict[int, datetime] = {}
-        self._scheduler = scheduler
-
-    def emit(self, event: events.Event) -> None:
-        """Call whoever wants to know; each has a boundary of its own, so that one does not deafen the next."""
-        if isinstance(event, events.RunRetry):
-            self.retries[event.run] = event.retry_at
-        elif isinstance(event, events.RunStart | events.RunEnd):
-            self.retries.pop(event.run, None)
-        for kinds, function in self.listeners:
-            if isinstance(event, kinds):
-                self._call(function, event)
-
-    def _call(self, function: Callable[[Any], object], event: events.Event) -> None:
-        try:
-            answer = function(event)
-        except Exception:
-            import logging
-
-            logging.getLogger("echosched").exception("a callback failed on %s", event.event)
-            return
-        if isinstance(answer, Awaitable) and self._scheduler._engine is not None:
-            self._scheduler._engine.scheduler.spawn(_await(answer))
-
-
-async def _await(answer: Awaitable[object]) -> None:
-    await answer
-
-
-class _Signals:
-    """Handles the signals that end a program while the context is open, and gives them back afterwards."""
-
-    def __init__(self, told: Callable[[], None]) -> None:
-        self._told = told
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            before = signal.getsignal(number)
-            try:
-                loop.add_signal_handler(number, self._told)
-            except (ValueError, RuntimeError):  # not the main thread: whoever owns it decides
-                return
-            self._before[number] = before
-
-    def __exit__(self, *details: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number, before in self._before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, before)
 
 
 def seconds_of(length: Duration) -> float:

@@ -62,6 +62,7 @@ class Worker:
         self._reloading = asyncio.Lock()
         self._early: list[Message] | None = []
         self._go = asyncio.Event()
+        self._blind_is_known = False  # an earlier worker's bad times are accounted for, in memory at least
         self.beat = Beat(link.beat_path)
         self.journal = Journal(
             paths.log,
@@ -115,6 +116,8 @@ class Worker:
 
     def _degraded(self, since: datetime | None) -> None:
         self.beat.set_degraded(None if since is None else to_micros(since))
+        if since is None and self._blind_is_known:
+            self.beat.forget_inherited()
 
     def _owner(self) -> str:
         return f"{os.uname().nodename}:{self.link.supervisor_pid}"
@@ -169,12 +172,15 @@ class Worker:
                 config={**self.paths.as_dict(), "jobs": len(self.config.jobs)},
             )
         )
+        blind = self.beat.inherited_degraded_micros
         await self.store.open()
         await self.scheduler.load(self.config.jobs)
         await self._start_notifier()
-        blind = self.beat.inherited_degraded_micros
         if blind is not None:
             await account_for_blind_time(self.scheduler, from_micros(blind))
+        self._blind_is_known = True
+        if self.store.degraded_since is None:
+            # Not before it is on disk: the worker after this one would catch up what may have run.
             self.beat.forget_inherited()
         await recover(self.scheduler, await self._evidence())
         await self.server.start()
