@@ -38,9 +38,6 @@ _KINDS: dict[str, _Kind] = {
     "verb": ["start", "stop", "restart", "status", "logs"],
     "which": ["all", "scheduler", "web"],
 }
-_WORDS: dict[str, list[_Kind]] = {
-    "cluster": [["status", "drain", "remove"]]
-}  # a command whose own words are literal in its usage
 
 
 class Option:
@@ -90,7 +87,7 @@ def _kind(name: str) -> _Kind:
 
 
 def _positions(command: str) -> list[_Kind]:
-    return list(_WORDS.get(command) or [_kind(name) for name in arguments_of(command)])
+    return [_kind(name) for name in arguments_of(command)]
 
 
 # ── bash ──────────────────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,6 @@ HOMES = {
     "history": "runs",
     "output": "runs",
     "cancel": "runs",
-    "cluster": "cluster",
     "check": "files",
     "edit": "files",
     "import-crontab": "files",

@@ -70,7 +70,7 @@ def _of_expression(arguments: dict[str, Any], count: int) -> list[dict[str, Any]
 
     schedule = parse_schedule(arguments["--schedule"], arguments["--timezone"])
     start = SystemClock().now() if arguments["--from"] is None else instant_of("--from", arguments["--from"])
-    return slot_rows(schedule, start, count, arguments["--timezone"])
+    return slot_rows(schedule, start, count)
 
 
 def show_slots(slots: list[dict[str, Any]], arguments: dict[str, Any]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from echosched.cli import render
 from echosched.cli.session import paths_of
 from echosched.clock import SystemClock, parse_rfc3339, rfc3339
 from echosched.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from echosched.schedule import Timetable
 
 YEAR = timedelta(days=366)
 
@@ -27,9 +30,9 @@ def instant_of(option: str, text: str) -> datetime:
         ) from None
 
 
-def slot_rows(schedule: Any, start: datetime, count: int, timezone: str) -> list[dict[str, Any]]:
+def slot_rows(schedule: Timetable, start: datetime, count: int) -> list[dict[str, Any]]:
     """Return the next *count* slots of *schedule* after *start*, as ``{job, at, local}``."""
-    zone = ZoneInfo(timezone)
+    zone = ZoneInfo(schedule.timezone)  # its own, where the expression names one
     rows: list[dict[str, Any]] = []
     slot = schedule.next_after(start)
     while slot is not None and len(rows) < count:
@@ -48,9 +51,9 @@ def explain(arguments: dict[str, Any]) -> int:
     now = SystemClock().now()
     document = {
         "schedule": expression,
-        "timezone": timezone,
+        "timezone": schedule.timezone,
         "explanation": in_english(schedule),
-        "next": slot_rows(schedule, now, 5, timezone),
+        "next": slot_rows(schedule, now, 5),
         "transitions": [
             {"kind": t.kind, "at": rfc3339(t.at), "local": t.local.isoformat()}
             for t in transitions(schedule, now, now + YEAR)

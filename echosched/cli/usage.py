@@ -46,7 +46,6 @@ Jobs:
   history      what ran and how it ended
   output       what a run printed
   cancel       end a run
-  cluster      the instances that share one set of jobs
 
 Files and host:
   check        validate the configuration
@@ -315,18 +314,6 @@ Options:
   -f --follow      logs: go on with what comes
   -n N             logs: how many lines [default: 50]
   --json           status: one JSON document
-
-{COMMON}""",
-    "cluster": f"""\
-Show and manage the instances that share one set of jobs over PostgreSQL.
-
-Usage:
-  echoschedd cluster [options] status
-  echoschedd cluster [options] drain [<instance>]
-  echoschedd cluster [options] remove <instance>
-
-Options:
-  --json           one JSON document
 
 {COMMON}""",
     "completion": f"""\

@@ -8,7 +8,7 @@ from typing import Any
 from echosched.config import values as v
 from echosched.config.jobs import Links
 from echosched.config.secrets import SecretResolver, doubtful, references
-from echosched.config.settings import ClusterConfig, NotifyConfig
+from echosched.config.settings import NotifyConfig
 from echosched.errors import ExecutionError
 from echosched.model import Action, CommandAction, HttpAction, Job
 
@@ -71,7 +71,6 @@ def place_of(job: Job) -> str:
 def warnings_of(
     jobs: Mapping[str, Job],
     notify: Mapping[str, NotifyConfig],
-    cluster: ClusterConfig | None,
     environ: Mapping[str, str],
 ) -> list[str]:
     """Return what is allowed but hardly meant: unset secrets, near misses of references, jobs that nothing starts."""
@@ -95,8 +94,6 @@ def warnings_of(
         _warn(place_of(job), [*_action_strings(action), *texts], resolver, looked_up, found)
     for name, target in notify.items():
         _warn(f"notify.{name}", _strings(target.options), resolver, looked_up, found)
-    if cluster is not None:
-        _warn("cluster", (cluster.dsn,), resolver, looked_up, found)
     return found
 
 

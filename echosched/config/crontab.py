@@ -18,6 +18,7 @@ from zlib import crc32
 Settings = tuple[tuple[str, str], ...]
 """The settings in force, in the order of their names."""
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SETTING = re.compile(
     r"""(?:"([^"]*)"|'([^']*)'|([A-Za-z_][A-Za-z0-9_]*))\s*=\s*(.*)$""", re.DOTALL | re.ASCII
 )
@@ -63,7 +64,7 @@ def read_setting(line: str) -> tuple[str, str] | None:
     if match is None:
         return None
     name = match[1] or match[2] or match[3]
-    if not name:
+    if not name or not _NAME.fullmatch(name):
         return None
     value = match[4].strip()
     if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:

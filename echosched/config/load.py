@@ -17,7 +17,7 @@ from echosched.config.daemon_settings import DaemonConfig, read_daemon_table
 from echosched.config.files import ConfigFiles
 from echosched.config.jobs import JobReader, account_exists, account_id
 from echosched.config.paths import Paths
-from echosched.config.settings import ClusterConfig, Config, NotifyConfig, RetentionConfig, WebConfig
+from echosched.config.settings import Config, NotifyConfig, RetentionConfig, WebConfig
 from echosched.errors import ConfigError
 from echosched.model import Job
 
@@ -80,23 +80,22 @@ class _Loading:
         if missing is not None:
             raise missing
         document = self.files.read_toml(self.files.main)
-        retention, web, cluster = RetentionConfig(), WebConfig(), None
+        retention, web = RetentionConfig(), WebConfig()
         if document is not None:
-            retention, web, cluster = self._main(document)
+            retention, web = self._main(document)
         for path in self.files.drop_ins() if drop_ins else ():
             self._part(path)
         self._crontabs(explicit_zone=document is not None and "timezone" in document)
         self._check()
         if self.problems.lines:
             raise ConfigError(self.problems.lines)
-        self.warnings += warnings_of(self.jobs, self.notify, cluster, self.environ)
+        self.warnings += warnings_of(self.jobs, self.notify, self.environ)
         return Config(
             jobs=self.jobs,
             daemon=self.daemon,
             retention=retention,
             web=web,
             notify=self.notify,
-            cluster=cluster,
             timezone=self.timezone,
             warnings=tuple(self.warnings),
             sources=tuple(self.files.sources),
@@ -104,7 +103,7 @@ class _Loading:
 
     # ── documents ─────────────────────────────────────────────────────────────────────────────
 
-    def _main(self, document: dict[str, Any]) -> tuple[RetentionConfig, WebConfig, ClusterConfig | None]:
+    def _main(self, document: dict[str, Any]) -> tuple[RetentionConfig, WebConfig]:
         place = self.files.place(self.files.main)
         for name in document:
             if name not in MAIN_TABLES:
@@ -128,10 +127,11 @@ class _Loading:
         self._include(document, place, self.files.main)
         retention = tables.read_retention(document.get("retention", {}), place, self.problems)
         web = tables.read_web(document.get("web", {}), place, self.problems)
-        cluster = (
-            tables.read_cluster(document["cluster"], place, self.problems) if "cluster" in document else None
-        )
-        return retention, web, cluster
+        if "cluster" in document:
+            self.problems.add(
+                place, "cluster", "many hosts are not built yet: this version runs on one machine"
+            )
+        return retention, web
 
     def _daemon_accounts(self, place: str) -> None:
         """Note accounts of ``[daemon]`` that this machine does not know, or that this user cannot take."""

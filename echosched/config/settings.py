@@ -59,15 +59,6 @@ class NotifyConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterConfig:
-    """Many hosts, one set of jobs. *dsn* may hold ``${env:…}``."""
-
-    dsn: str = field(repr=False)
-    labels: tuple[str, ...] = ()
-    name: str | None = None  # this instance's name; None: host name
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the files say. *warnings* are for ``check``; *sources* are the files read, in order."""
 
@@ -76,7 +67,6 @@ class Config:
     retention: RetentionConfig = RetentionConfig()
     web: WebConfig = WebConfig()
     notify: dict[str, NotifyConfig] = field(default_factory=dict)
-    cluster: ClusterConfig | None = None
     timezone: str = "UTC"
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The tables that are neither jobs nor the daemon: ``[retention] [web] [notify.NAME] [cluster]``."""
+"""The tables that are neither jobs nor the daemon: ``[retention] [web] [notify.NAME]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from echosched.config.actions import http_headers, http_url
 from echosched.config.settings import (
     NOTIFY_KINDS,
     NOTIFY_OCCASIONS,
-    ClusterConfig,
     NotifyConfig,
     RetentionConfig,
     WebConfig,
@@ -46,13 +45,6 @@ def _dsn(value: Any) -> str:
     if not v.line(value).startswith(("postgresql://", "postgres://", "${")) and "=" not in value:
         raise ValueError('must be a PostgreSQL address such as "postgresql://user@host/database"')
     return str(value)
-
-
-CLUSTER_KEYS: dict[str, v.Reader] = {
-    "dsn": _dsn,
-    "labels": v.strings,
-    "name": v.line,
-}
 
 
 def addresses(value: Any) -> tuple[str, ...]:
@@ -117,17 +109,6 @@ def read_retention(table: Any, place: str, problems: v.Problems) -> RetentionCon
 def read_web(table: Any, place: str, problems: v.Problems) -> WebConfig:
     """Return ``[web]``."""
     return WebConfig(**_read(table, "web", WEB_KEYS, place, problems))
-
-
-def read_cluster(table: Any, place: str, problems: v.Problems) -> ClusterConfig | None:
-    """Return ``[cluster]``."""
-    before = len(problems.lines)
-    values = _read(table, "cluster", CLUSTER_KEYS, place, problems)
-    if "dsn" not in values:
-        if len(problems.lines) == before:
-            problems.add(place, "cluster.dsn", "missing")
-        return None
-    return ClusterConfig(**values)
 
 
 def read_notify(name: str, table: Any, place: str, problems: v.Problems) -> NotifyConfig | None:

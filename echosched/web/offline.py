@@ -48,8 +48,6 @@ class Records:
             config = await self._configured()
         except ConfigError as error:
             raise NotRunning(f"{_NOT_RUNNING}; its configuration is wrong: {error.problems[0]}") from None
-        if config.cluster is not None:
-            raise NotRunning(_NOT_RUNNING)  # the records lie in a database that other hosts share
         async with self._opened() as store:
             redact = await _redactor(config, store, int(args["run"])) if op == "output" else str
             operations = await self._operations(config, store, redact)

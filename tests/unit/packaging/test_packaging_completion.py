@@ -64,7 +64,6 @@ CASES = [
     ("echoschedd explain --dst ", {"once", "skip", "every"}, set()),
     ("echoschedd service ", {"start", "stop", "restart", "status", "logs"}, {"web"}),
     ("echoschedd service start ", {"all", "scheduler", "web"}, {"stop"}),
-    ("echoschedd cluster ", {"status", "drain", "remove"}, set()),
     ("echoschedd completion ", {"bash", "zsh", "fish"}, set()),
     ("echoschedd start --wait ", set(), {"--force", "start"}),
 ]

@@ -102,11 +102,14 @@ def keys_of_page() -> dict[str, list[str]]:
 
 def keys_of_program() -> dict[str, set[str]]:
     expected = {
-        "outside": {key if key in ("timezone", "include") else f"[{key}]" for key in load.MAIN_TABLES},
+        "outside": {
+            key if key in ("timezone", "include") else f"[{key}]"
+            for key in load.MAIN_TABLES
+            if key != "cluster"
+        },
         "[daemon]": set(daemon_settings.DaemonConfig.__slots__),
         "[retention]": set(tables.RETENTION_KEYS),
         "[web]": set(tables.WEB_KEYS),
-        "[cluster]": set(tables.CLUSTER_KEYS),
         "[job.NAME]": set(job_keys.JOB_KEYS) | set(actions.ACTION_KEYS),
         "[job.NAME.http]": set(actions._HTTP_KEYS),
         "[notify.NAME]": set(tables._NOTIFY_COMMON),
