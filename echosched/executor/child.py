@@ -2,17 +2,19 @@
 
 ``child.py call MODULE:FUNCTION``: reads the arguments (a JSON list) from stdin, calls the function,
 awaits a coroutine, prints what came of it.
-``child.py exec SPEC PATH ARGV…``: sets limits, niceness and account as SPEC (JSON) says, then becomes PATH.
+``child.py exec SPEC PATH ARGV…``: sets limits and account as SPEC (JSON) says, then becomes PATH.
 
 What goes wrong is told by a last line that begins with :data:`REASON`; the executor reads it there.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 REASON = "echosched: "
 VALUE = "return value: "
@@ -26,19 +28,23 @@ def main(argv: list[str]) -> int:
     """Do what *argv* says; return the exit code."""
     if argv[1] == "call":
         return call(argv[2])
-    return become(json.loads(argv[2]), argv[3], argv[4:])
+    return become(_json().loads(argv[2]), argv[3], argv[4:])
 
 
 def call(target: str) -> int:
     """Call *target* with the arguments from stdin and print its return value, or the traceback."""
-    with os.fdopen(0, encoding="utf-8", closefd=False) as stdin:
-        args = json.load(stdin)
+    with os.fdopen(0, "rb", closefd=False) as stdin:
+        given = stdin.read()
+    args = _json().loads(given) if given else []
     # What is called reads nothing, like every job; and its imports find the job's directory first, as
     # with ``python -m``.
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    sys.path.insert(0, os.getcwd())
+    try:
+        sys.path.insert(0, os.getcwd())
+    except OSError:
+        pass  # the directory is gone, or not ours to see: nothing is imported from it then
     # Output that no encoding fits must not turn a good run into a failed one.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -52,6 +58,13 @@ def call(target: str) -> int:
     if value is not None:
         _print(sys.stdout, VALUE + _as_text(value))
     return 0
+
+
+def _json() -> Any:
+    # Imported where it is needed only: it costs as much as the interpreter's own start.
+    import json
+
+    return json
 
 
 def _find(target: str) -> Any:
@@ -78,10 +91,11 @@ def _result(function: Any, args: list[Any]) -> Any:
 
 def _as_text(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False)
+        text: str = _json().dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         # JSON too, so that the reader needs to know one form only.
-        return json.dumps({"repr": repr(value)}, ensure_ascii=False)
+        text = _json().dumps({"repr": repr(value)}, ensure_ascii=False)
+    return text
 
 
 def _fail(err: BaseException) -> int:
@@ -104,7 +118,7 @@ def _print(stream: Any, line: str) -> None:
 
 
 def become(spec: dict[str, Any], path: str, argv: list[str]) -> int:
-    """Apply *spec* (``limits``, ``nice``, ``account``) and exec *path*; return only when that failed."""
+    """Apply *spec* (``limits``, ``account``) and exec *path*; return only when that failed."""
     import resource
     import signal
 
@@ -114,9 +128,6 @@ def become(spec: dict[str, Any], path: str, argv: list[str]) -> int:
             step = f"limits.{name}"
             limit = resource.RLIM_INFINITY if value < 0 else value
             resource.setrlimit(getattr(resource, "RLIMIT_" + name.upper()), (limit, limit))
-        if spec.get("nice") is not None:
-            step = "nice"
-            os.setpriority(os.PRIO_PROCESS, 0, spec["nice"])
         if spec.get("account") is not None:
             step = "user"
             uid, gid, groups = spec["account"]

@@ -19,7 +19,7 @@ from typing import Any
 from echosched.errors import ExecutionError
 from echosched.executor import child, output
 from echosched.executor.task import TaskExecution
-from echosched.model import Attempt, CallableAction, Process, PythonAction, Result, State
+from echosched.model import Attempt, CallableAction, PythonAction, Result, State
 from echosched.protocols import Clock
 
 _TAIL = 64 * 1024
@@ -33,18 +33,10 @@ def python_argv(action: PythonAction) -> list[str]:
     return [sys.executable, "-P", _CHILD, "call", action.target]
 
 
-def changed_argv(
-    path: str, argv: list[str], process: Process, account: tuple[int, int, tuple[int, ...]] | None
-) -> list[str]:
-    """Return *argv* behind a small program that first sets limits, niceness and account."""
-    spec = json.dumps({"limits": process.limits, "nice": process.nice, "account": account})
-    return [sys.executable, "-I", "-S", _CHILD, "exec", spec, path, *argv]
-
-
 def uses_child(attempt: Attempt) -> bool:
     """Tell whether the output of *attempt* may end with a line for us."""
     job = attempt.job
-    return isinstance(job.action, PythonAction) or bool(job.process.limits) or job.process.nice is not None
+    return isinstance(job.action, PythonAction) or bool(job.process.limits)
 
 
 def read_answer(result: Result, path: str) -> Result:
@@ -54,8 +46,10 @@ def read_answer(result: Result, path: str) -> Result:
         if result.state is State.FAILED and line.startswith(child.REASON):
             reason = line.removeprefix(child.REASON)
             return Result(result.state, result.exit_code, result.signal, reason, result.output_bytes)
-        if result.state is State.SUCCEEDED and line.startswith(child.VALUE):
-            text = line.removeprefix(child.VALUE)
+        # The function may have printed something before it without ending the line.
+        at = line.find(child.VALUE)
+        if result.state is State.SUCCEEDED and at >= 0:
+            text = line[at + len(child.VALUE) :]
             value = as_mapping(_parse(text)) if len(text) <= _VALUE_LIMIT else None
             return Result(result.state, result.exit_code, None, None, result.output_bytes, value)
     return result

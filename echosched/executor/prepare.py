@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import replace
 
 from echosched.errors import ExecutionError
-from echosched.executor import commandline, environment, function
+from echosched.executor import commandline, environment, function, limits
 from echosched.executor.spawn import Launch
 from echosched.model import DEFAULT_PROCESS, Attempt, CommandAction, Process, PythonAction
 from echosched.protocols import Secrets
@@ -46,8 +46,9 @@ class Preparer:
             cwd = account.home if os.path.isdir(account.home) else "/"
         argv, stdin = self._argv(attempt)
         path = find_program(argv[0], env.get("PATH", DEFAULT_PATH), cwd)
-        if process.limits or process.nice is not None:
-            argv = function.changed_argv(path, argv, process, account.change)
+        if process.limits:
+            limits.check(process.limits)
+            argv = limits.behind(path, argv, process.limits, account.change)
             path, account = argv[0], replace(account, change=None)
         launch = Launch(
             path=_bytes(path),
@@ -57,6 +58,7 @@ class Preparer:
             output=None if attempt.output_path is None else _absolute(attempt.output_path),
             umask=process.umask,
             account=account.change,
+            nice=process.nice,
         )
         if stdin is not None:
             launch.stdin = as_file(stdin)
@@ -70,7 +72,7 @@ class Preparer:
         if isinstance(action, PythonAction):
             args = [self._resolve(arg) if isinstance(arg, str) else arg for arg in action.args]
             try:
-                return function.python_argv(action), json.dumps(args)
+                return function.python_argv(action), json.dumps(args) if args else None
             except (TypeError, ValueError) as err:
                 raise ExecutionError(f"python {action.target}: args: {err}") from err
         raise ExecutionError(f"{type(action).__name__} has no process")
@@ -131,6 +133,8 @@ def as_file(text: str) -> int:
 
 def explain(err: OSError, launch: Launch) -> str:
     """Return why *launch* could not be started: the kernel gives one number for many causes."""
+    if err.filename == "nice":
+        return f"nice {launch.nice}: {err.strerror}"
     program = os.fsdecode(launch.argv[0])
     cwd = None if launch.cwd is None else os.fsdecode(launch.cwd)
     output = None if launch.output is None else os.fsdecode(launch.output)

@@ -2,9 +2,8 @@
 
 Two ways. *posix_spawn* of the C library, called through ctypes: it lets go of the interpreter's lock
 while the child is being made (``os.posix_spawn`` holds it, and a file action on a slow disk then stops
-the whole daemon) and costs a third of ``subprocess``. It cannot change the account or limits: an account
-is changed by ``subprocess`` (fork and exec in C), limits and nice by a small program that execs the job
-(:mod:`~echosched.executor.child`).
+the whole daemon) and costs a third of ``subprocess``. It cannot change the account: that ``subprocess``
+does (fork and exec in C). Umask and niceness belong to a thread on Linux: the one that spawns sets its own.
 
 The output file is made by the child itself, exclusively, as its first act: *no file* proves that the
 command never began (:func:`echosched.executor.output.never_started` rests on that).
@@ -17,6 +16,7 @@ import errno
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class Launch:
     stdin: int | None = None  # a descriptor; None: /dev/null
     umask: int | None = None
     account: tuple[int, int, tuple[int, ...]] | None = None
+    nice: int | None = None
     exclusive: bool = True
 
 
@@ -58,11 +59,13 @@ class Spawner:
 
         Default signal dispositions, empty signal mask, no descriptor above 2.
         """
-        if self._libc is None or launch.account is not None or not self._set_umask(launch.umask):
-            return _fork_exec(launch)
+        own_umask = self._set_umask(launch.umask)
         if self._own_fs and launch.cwd is None:
             launch.cwd = self._program_cwd  # a chdir of the program no longer reaches this thread
-        return self._libc.spawn(launch)
+        spawn = _fork_exec
+        if self._libc is not None and launch.account is None and own_umask:
+            spawn = self._libc.spawn
+        return spawn(launch) if launch.nice is None else _nicely(spawn, launch)
 
     def _set_umask(self, umask: int | None) -> bool:
         wanted = self._inherited if umask is None else umask
@@ -163,6 +166,27 @@ class _Libc:
 
 def _vector(strings: list[bytes]) -> Any:
     return (ctypes.c_char_p * (len(strings) + 1))(*strings, None)
+
+
+def _nicely(spawn: Callable[[Launch], int], launch: Launch) -> int:
+    """Spawn from a thread that has the wanted niceness, and can be thrown away: there is no way back."""
+    outcome: list[int | OSError] = []
+
+    def work() -> None:
+        step = "nice"
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, launch.nice or 0)  # 0: this thread
+            step = ""
+            outcome.append(spawn(launch))
+        except OSError as err:
+            outcome.append(OSError(err.errno, err.strerror, step) if step else err)
+
+    thread = threading.Thread(target=work, name="nice")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], OSError):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _current_umask() -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from echosched.errors import ExecutionError
+from echosched.executor import limits
 from echosched.model import Attempt, CommandAction, Job, Policy, Process, State, Trigger
 
 if TYPE_CHECKING:
@@ -228,21 +229,57 @@ async def test_cwd_is_the_job_s(rig: Rig, tmp_path: Path) -> None:
     assert (await rig.run("./here", process=Process(cwd=str(tmp_path))))[1] == f"{tmp_path}\n"
 
 
-async def test_limits_and_nice_are_the_job_s(rig: Rig) -> None:
-    process = Process(nice=os.getpriority(os.PRIO_PROCESS, 0) + 3, limits=(("nofile", 77), ("core", 0)))
-    _, output = await rig.run("nice; ulimit -n; ulimit -c; echo $ECHOSCHED_JOB", process=process)
-    assert output.split() == [str(process.nice), "77", "0", "job"]
+NICE = os.getpriority(os.PRIO_PROCESS, 0) + 3
 
 
-async def test_a_limit_that_cannot_be_set_is_the_reason(rig: Rig) -> None:
-    result, _ = await rig.run("true", process=Process(limits=(("nonsense", 1),)))
-    assert result.state is State.FAILED
+@pytest.mark.parametrize("prlimit", [True, False])
+async def test_limits_and_nice_are_the_job_s(
+    rig: Rig, prlimit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not prlimit:
+        monkeypatch.setattr(limits, "_prlimit", lambda: None)
+    process = Process(nice=NICE, limits=(("nofile", 77), ("core", 0), ("cpu", -1)))
+    _, output = await rig.run("nice; ulimit -n; ulimit -c; ulimit -t; echo $ECHOSCHED_JOB", process=process)
+    assert output.split() == [str(NICE), "77", "0", "unlimited", "job"]
+
+
+async def test_the_next_job_is_as_nice_as_the_daemon(rigs: Rigs) -> None:
+    rig = rigs(spawners=1)
+    assert (await rig.run("nice", process=Process(nice=NICE)))[1] == f"{NICE}\n"
+    assert (await rig.run("nice"))[1] == f"{NICE - 3}\n"
+    assert os.getpriority(os.PRIO_PROCESS, 0) == NICE - 3
+
+
+async def test_a_limit_that_does_not_exist_is_the_reason(rig: Rig) -> None:
+    with pytest.raises(ExecutionError, match=r"limits\.nonsense: no such limit"):
+        await rig.run("true", process=Process(limits=(("nonsense", 1),)))
+
+
+@as_root
+async def test_a_limit_that_the_kernel_refuses_is_the_reason(rig: Rig) -> None:
+    process = Process(user="nobody", limits=(("nofile", 2**40),))
+    result, _ = await rig.run("true", process=process)
+    assert (result.state, result.exit_code) == (State.FAILED, 125)
     assert result.error is not None
-    assert "limits.nonsense" in result.error
+    assert result.error.startswith("limits.nofile: ")
 
 
-async def test_what_cannot_be_run_with_limits_has_the_same_reasons(rig: Rig) -> None:
-    result, _ = await rig.run("/no/such/command", process=Process(limits=(("nofile", 77),)))
+@as_root
+async def test_limits_and_account_change_together(rig: Rig) -> None:
+    process = Process(user="nobody", limits=(("nofile", 77),), nice=NICE, umask=0o077)
+    _, output = await rig.run("id -un; ulimit -n; nice; umask; pwd", process=process)
+    assert output.split() == ["nobody", "77", str(NICE), "0077", "/"]
+
+
+async def test_what_cannot_be_run_with_limits_has_a_reason_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(limits=(("nofile", 77),))
+    result, output = await rig.run("/no/such/command", process=process)
+    assert (result.state, result.exit_code) == (State.FAILED, 127)
+    assert "/no/such/command" in output
+    monkeypatch.setattr(limits, "_prlimit", lambda: None)
+    result, _ = await rig.run("/no/such/command", process=process)
     assert (result.state, result.exit_code) == (State.FAILED, 127)
     assert result.error is not None
     assert result.error.startswith("command not found: /no/such/command")

@@ -50,6 +50,10 @@ async def later(x):
     await asyncio.sleep(0.01)
     return [x]
 
+def half_a_line():
+    print("no end of line", end="")
+    return "return value: 7"
+
 def strange():
     return {1, 2}.__class__
 
@@ -88,6 +92,18 @@ async def test_a_function_s_return_value_is_kept(rig: Rig, module: Process) -> N
 async def test_a_coroutine_function_is_awaited(rig: Rig, module: Process) -> None:
     result, _ = await rig.run(PythonAction("jobs_here:later", ("x",)), process=module)
     assert (result.state, result.value) == (State.SUCCEEDED, {"return": ["x"]})
+
+
+async def test_a_line_left_open_hides_no_return_value(rig: Rig, module: Process) -> None:
+    result, _ = await rig.run(PythonAction("jobs_here:half_a_line"), process=module)
+    assert result.value == {"return": "return value: 7"}
+
+
+async def test_a_directory_that_vanished_fails_no_function(rig: Rig, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    result, _ = await rig.run(PythonAction("os:rmdir", (str(gone),)), process=Process(cwd=str(gone)))
+    assert result.state is State.SUCCEEDED
 
 
 async def test_what_json_cannot_hold_is_kept_as_text(rig: Rig, module: Process) -> None:
