@@ -374,10 +374,9 @@ async def test_the_loop_goes_on_while_servers_hang(rig: Rig, serve: Serve) -> No
     url = await serve(hang)
     policy = Policy(timeout=timedelta(seconds=1))
     runs = asyncio.gather(*(rig.run(HttpAction(url), policy=policy) for _ in range(100)))
-    worst = 0.0
+    ticks = 0
     while not runs.done():
-        before = time.perf_counter()
         await asyncio.sleep(0.005)
-        worst = max(worst, time.perf_counter() - before)
+        ticks += 1
     assert {result.state for result, _ in await runs} == {State.TIMED_OUT}
-    assert worst < 1.0
+    assert ticks > 20

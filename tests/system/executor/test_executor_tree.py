@@ -253,14 +253,13 @@ async def test_ending_a_tree_does_not_stop_the_loop(rig: Rig) -> None:
     """
     execution = await rig.executor.start(rig.attempt(python(code)))
     await rig.until(lambda: len(rig.alive()) == 151)
-    worst = 0.0
+    # Processor time, not the clock's: what other programs take on a busy machine is not our stall.
+    loop, everything = time.thread_time(), time.process_time()
     execution.cancel("enough", state=State.CANCELLED, kill_after=seconds(5))
-    waiting = asyncio.create_task(execution.wait())
-    while not waiting.done():
-        before = time.perf_counter()
-        await asyncio.sleep(0.001)
-        worst = max(worst, time.perf_counter() - before)
-    assert worst < 0.25  # of a loop that would otherwise stand still for each scan
+    await asyncio.wait_for(execution.wait(), 30)
+    loop, everything = time.thread_time() - loop, time.process_time() - everything
+    assert loop < 0.02
+    assert loop < everything / 2
 
 
 @pytest.fixture
