@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import pwd
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from echosched import errors
 
 ROOT = Path(__file__).resolve().parents[3]
 ETC = ROOT / "etc"
+ACCOUNT = pwd.getpwnam("nobody")
 
 
 def data_files() -> dict[str, set[str]]:
@@ -84,13 +86,16 @@ def test_everything_that_stops_the_daemon_waits_longer_than_its_grace() -> None:
 def test_the_shipped_debian_configuration_is_valid(tmp_path: Path) -> None:
     from echosched.config.load import load
 
-    text = (ROOT / "debian/echosched.toml").read_text().replace('user = "echosched"', 'user = "nobody"')
+    text = (ROOT / "debian/echosched.toml").read_text()
+    assert 'user = "echosched"' in text
+    # The package makes that user; here somebody who exists stands in, who is what the unit has the daemon be.
+    text = text.replace('user = "echosched"', f'user = "{ACCOUNT.pw_name}"')
     (tmp_path / "echosched.toml").write_text(text)
-    config = load(str(tmp_path / "echosched.toml"), uid=1000)
-    assert config.daemon.user == "nobody"
+    config = load(str(tmp_path / "echosched.toml"), uid=ACCOUNT.pw_uid)
+    assert config.daemon.user == ACCOUNT.pw_name
     # What is commented out is an example, and must be a working one.
     (tmp_path / "echosched.toml").write_text(re.sub(r"^#(?=[\[a-z])", "", text, flags=re.MULTILINE))
-    assert len(load(str(tmp_path / "echosched.toml"), uid=1000).jobs) > len(config.jobs)
+    assert len(load(str(tmp_path / "echosched.toml"), uid=ACCOUNT.pw_uid).jobs) > len(config.jobs)
 
 
 def test_the_init_script_is_posix_shell() -> None:
