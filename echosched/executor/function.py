@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import inspect
 import json
@@ -18,7 +16,7 @@ from typing import Any
 
 from echosched.errors import ExecutionError
 from echosched.executor import child, output
-from echosched.executor.task import TaskExecution
+from echosched.executor.task import TaskExecution, in_thread
 from echosched.model import Attempt, CallableAction, PythonAction, Result, State
 from echosched.protocols import Clock
 
@@ -202,7 +200,7 @@ async def _carry_out(
         if awaited:
             value = await function(*arguments)
         else:
-            value, failure = await _in_thread(function, arguments)
+            value, failure = await in_thread("callable", function, *arguments)
             if inspect.isawaitable(value):
                 value = await value
     except asyncio.CancelledError:
@@ -215,32 +213,6 @@ async def _carry_out(
     context.write("".join(traceback.format_exception(type(failure), failure, _own_frames_off(failure))))
     reason = traceback.format_exception_only(type(failure), failure)[-1].strip()
     return Result(State.FAILED, error=reason, output_bytes=context.close())
-
-
-async def _in_thread(
-    function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> tuple[Any, BaseException | None]:
-    # What it raises is handed over as a value: StopIteration and its like do not pass through a future.
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-
-    def deliver(value: Any, err: BaseException | None) -> None:
-        if not outcome.done():
-            outcome.set_result((value, err))
-
-    def work() -> None:
-        value, failure = None, None
-        try:
-            value = function(*arguments)
-        except BaseException as err:  # noqa: BLE001  (told in the result)
-            failure = err
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(deliver, value, failure)
-
-    threading.Thread(
-        target=contextvars.copy_context().run, args=(work,), name="callable", daemon=True
-    ).start()
-    return await outcome
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

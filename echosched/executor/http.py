@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 from echosched.errors import ExecutionError
 from echosched.executor import output
 from echosched.executor.secrets import Redactor
-from echosched.executor.task import TaskExecution
+from echosched.executor.task import TaskExecution, in_thread
 from echosched.model import Attempt, HttpAction, Result, State
 from echosched.protocols import Clock, Secrets
 
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
     import aiohttp
 
 _CHUNK = 64 * 1024
-_BODY_FOR_PATTERN = 1024 * 1024  # how much of a body expect_body looks at
+_BODY_FOR_PATTERN = 256 * 1024  # how much of a body expect_body looks at; matching stops the loop
 _HIDDEN_HEADERS = frozenset(
     {"set-cookie", "set-cookie2", "authorization", "proxy-authorization", "www-authenticate"}
 )
-_RESOLVER_THREADS = 4
 
 
 class HttpExecutor:
@@ -42,8 +40,6 @@ class HttpExecutor:
         self._clock = clock
         self._resolve = resolve
         self._session: aiohttp.ClientSession | None = None
-        # Looking up names blocks; a hanging name server may hold these threads, but nobody else's.
-        self._threads: ThreadPoolExecutor | None = None
 
     async def start(self, attempt: Attempt) -> TaskExecution:
         """Begin the call; raises ``ExecutionError`` for what is wrong before anything is sent."""
@@ -51,10 +47,11 @@ class HttpExecutor:
         if not isinstance(action, HttpAction):
             raise ExecutionError(f"{type(action).__name__} is not an HTTP call")
         redactor = Redactor(self._resolve)
-        threads = self._pool()
-        loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(threads, partial(_Request, action, redactor))
-        session = self._open_session(threads)
+        # References and certificates are files, on whatever disk.
+        request, failure = await in_thread("http", _Request, action, redactor)
+        if failure is not None:
+            raise failure
+        session = self._open_session()
         descriptor = None if attempt.output_path is None else output.create(attempt.output_path)
         call = _Call(session, request, action, redactor, descriptor, attempt.job.policy.output_limit)
         return TaskExecution(attempt, call.run(), self._clock.now())
@@ -64,28 +61,20 @@ class HttpExecutor:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
 
-    def _pool(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="http")
-        return self._threads
-
-    def _open_session(self, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             import aiohttp
             from aiohttp.abc import AbstractResolver
 
             class Resolver(AbstractResolver):
-                """Looks names up in threads of our own."""
+                """Looks names up in threads: the loop never waits for a name server."""
 
                 async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[Any]:
-                    found = await asyncio.get_running_loop().run_in_executor(
-                        threads,
-                        partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, family=family),
-                    )
+                    look_up = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, family=family)
+                    found, failure = await in_thread("resolve", look_up, host, port)
+                    if failure is not None:
+                        raise failure
                     return [
                         {
                             "hostname": host,
@@ -208,15 +197,9 @@ class _Call:
             if not wanted:
                 expected = ", ".join(map(str, action.expect)) if action.expect else "2xx"
                 return State.FAILED, f"HTTP status {status} (expected {expected})"
-        if action.expect_body is not None:
-            found = await asyncio.get_running_loop().run_in_executor(
-                None, re.search, action.expect_body.encode(), body
-            )
-            if found is None:
-                return (
-                    State.FAILED,
-                    f"HTTP status {status}, but the body does not match {action.expect_body!r}",
-                )
+        pattern = action.expect_body
+        if pattern is not None and re.search(pattern, body.decode("utf-8", "replace")) is None:
+            return State.FAILED, f"HTTP status {status}, but the body does not match {pattern!r}"
         return State.SUCCEEDED, None
 
     def _write_head(self, response: aiohttp.ClientResponse) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
@@ -99,6 +102,36 @@ class TaskExecution:
 
     def settle(self) -> None:
         """Nothing to let go of."""
+
+
+async def in_thread(
+    name: str, function: Callable[..., Any], *arguments: Any
+) -> tuple[Any, BaseException | None]:
+    """Call *function* in a thread of its own; return its value, or what it raised.
+
+    Not in a pool: a call that hangs (a name server, a job) must neither keep others waiting nor this
+    program from ending. What was raised is a value here, since StopIteration and its like do not pass
+    through a future.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+    def deliver(value: Any, err: BaseException | None) -> None:
+        if not outcome.done():
+            outcome.set_result((value, err))
+
+    def work() -> None:
+        value, failure = None, None
+        try:
+            value = function(*arguments)
+        except BaseException as err:  # noqa: BLE001  (handed over)
+            failure = err
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(deliver, value, failure)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name=name, daemon=True).start()
+    return await outcome
 
 
 def in_seconds(span: timedelta) -> str:

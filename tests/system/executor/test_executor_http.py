@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gzip
 import os
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -122,6 +124,46 @@ async def test_the_body_can_decide_too(rig: Rig, serve: Serve) -> None:
         State.FAILED,
         'HTTP status 200 OK, but the body does not match \'"status":\\\\s*"ok"\'',
     )
+
+
+async def test_the_body_is_matched_as_text(rig: Rig, serve: Serve) -> None:
+    url = await serve(answer("Größe: ünbekannt\n".encode()))
+    for pattern, state in (
+        (r"^Gr\w{2}e", State.SUCCEEDED),
+        ("(?i)ÜNBEKANNT$", State.SUCCEEDED),
+        ("x", State.FAILED),
+    ):
+        assert (await rig.run(HttpAction(url, expect_body=pattern)))[0].state is state
+
+
+async def test_a_pattern_that_is_none_fails_the_run(rig: Rig, serve: Serve) -> None:
+    result, _ = await rig.run(HttpAction(await serve(answer()), expect_body="("))
+    assert result.state is State.FAILED
+
+
+async def test_a_name_server_that_hangs_holds_up_nobody_else(
+    rig: Rig, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "hanging.invalid":
+            release.wait(30)
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    policy = Policy(timeout=timedelta(seconds=1))
+    hanging = asyncio.gather(
+        *(rig.run(HttpAction("http://hanging.invalid/"), policy=policy) for _ in range(50))
+    )
+    await asyncio.sleep(0.2)
+    url = (await serve(answer())).replace("127.0.0.1", "localhost")
+    result, _ = await rig.run(HttpAction(url))
+    assert not hanging.done()
+    assert result.state is State.SUCCEEDED
+    assert {each.state for each, _ in await hanging} == {State.TIMED_OUT}
+    release.set()
 
 
 async def test_method_headers_and_body_are_sent(rig: Rig, serve: Serve) -> None:
