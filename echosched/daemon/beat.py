@@ -47,7 +47,8 @@ class Beat:
         """Begin anew for the worker *pid* (0: there is none now); its age counts from here."""
         words = self._words
         words[2] = 0
-        words[7] = words[7] or words[4]  # a worker that died degraded: the next one must know since when
+        # A worker that died degraded, perhaps not the first in a row: the next one must know since when.
+        words[7] = min((since for since in (words[7], words[4]) if since), default=0)
         words[4] = 0
         words[5] = int(interval_seconds * 1e9)
         words[6] = time.time_ns() // 1000
@@ -92,6 +93,11 @@ class Beat:
     def inherited_degraded_micros(self) -> int | None:
         """Return since when an earlier worker, which did not live to recover, was degraded."""
         return self._words[7] or None
+
+    @property
+    def has_bad_times(self) -> bool:
+        """Tell whether this file holds what a later worker must know: bad times that never ended."""
+        return bool(self._words[4] or self._words[7])
 
     def forget_inherited(self) -> None:
         """Say that the earlier worker's bad times are accounted for."""

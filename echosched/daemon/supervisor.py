@@ -404,7 +404,9 @@ class Supervisor:
         # With the exit codes nobody has written down yet: the next daemon on this boot passes them on.
         self.record.ended(how, exit_code, detail, self.children.as_list())
         self.save_state()
-        _unlink(self.settings.paths.beat)
+        if not self.beat.has_bad_times:
+            # Else the next worker must learn of slots that this one ran and could not write down.
+            _unlink(self.settings.paths.beat)
         self.locks.remove()
         self.exit_code = exit_code
 

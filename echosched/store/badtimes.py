@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from echosched.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreUnusable
@@ -25,7 +25,7 @@ from echosched.events import StoreDegraded, StoreRecovered
 from echosched.store.ledger import Backlog, Ledger
 
 if TYPE_CHECKING:
-    from echosched.model import JobRecord
+    from echosched.model import Claim, JobRecord
     from echosched.protocols import Clock, EventSink
     from echosched.store.durable import DurableStore
 
@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _READ_SECONDS = 2.0  # a read of a failing disk may hang; memory's answer must not wait for it
+_MOMENT = timedelta(microseconds=1)
 _UNKNOWN_NUMBERS = 1_000_000  # run numbers left out where the highest one could not be read
 OUTSIDE = (StoreUnavailable, StoreUnusable)
 """Faults that are not the program's: they begin bad times."""
@@ -68,6 +69,7 @@ class BadTimes:
         self._notes = notes
         self._retry_seconds = retry_seconds
         self._under_way = 0
+        self._blind_from: datetime | None = None  # what a crash now would leave unknown begins behind this
         self._writing = asyncio.Lock()
         self._recovery: asyncio.Task[None] | None = None
         self._began = 0.0
@@ -186,6 +188,17 @@ class BadTimes:
             if has_lock:
                 self._writing.release()
 
+    def took(self, claims: Sequence[Claim]) -> None:
+        """Note that memory alone knows of *claims*: should it be lost, their slots must not be caught up.
+
+        The slot whose claim was the first to fail lies before the bad times, and so does all that is caught up
+        in them.
+        """
+        oldest = min((claim.slot for claim in claims if claim.slot is not None), default=None)
+        if self._blind_from is not None and oldest is not None and oldest <= self._blind_from:
+            self._blind_from = oldest - _MOMENT
+            self._on_degraded(self._blind_from)
+
     # ── from good to bad ──────────────────────────────────────────────────────────────────────
 
     def degrade(self, error: StoreError) -> None:
@@ -207,6 +220,7 @@ class BadTimes:
         if self._under_way:
             self.gate.clear()  # until the others have come back; see attempt()
         _log.warning("The store fails, runs are kept in memory: %s", error)
+        self._blind_from = self.since
         self._on_degraded(self.since)
         self._sink.emit(StoreDegraded(ts=self.since, reason=self.reason))
 
@@ -275,7 +289,7 @@ class BadTimes:
             seconds=round(self._clock.monotonic() - self._began, 3),
             set_aside=self._set_aside,
         )
-        self.since = self.reason = self._set_aside = self._recovery = None
+        self.since = self.reason = self._set_aside = self._recovery = self._blind_from = None
         self.is_blind = False
         self._ledger.recovered()
         _log.warning("The store works again: %s rows written, %s lost", event.written, event.lost)

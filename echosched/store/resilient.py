@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class ResilientStore:
     """A :class:`~echosched.protocols.Store` around one that may fail.
 
-    *sink* gets ``StoreDegraded`` and ``StoreRecovered``. *on_degraded* is called with the instant bad times
-    began and with ``None`` when they end. *jobs* gives the scheduler's present job records, for a fresh
+    *sink* gets ``StoreDegraded`` and ``StoreRecovered``. *on_degraded* is called with the instant since when
+    slots may be known to memory alone (a little before bad times began; earlier once older slots are caught up
+    in them) and with ``None`` when they end. *jobs* gives the scheduler's present job records, for a fresh
     database after damage; without it the records seen here are kept. *highest_trace* gives the highest run
     number that left traces elsewhere (output files): numbers up to it are never given out again, even if a
     crash took the memory of them. With *lenient* the store opens although it cannot be written (a worker
@@ -99,6 +100,7 @@ class ResilientStore:
                 continue
             taken = await self._known_slots(claims)
             if not self._times.are_over and self._times.gate.is_set():
+                self._times.took(claims)
                 return self._ledger.claim(claims, taken)
 
     async def _try_claim(self, claims: Sequence[Claim]) -> list[int | None] | None:

@@ -83,3 +83,22 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         Beat(str(tmp_path / "x.beat"))
     assert read_pulse(str(tmp_path / "x.beat")) is None
+
+
+def test_bad_times_of_workers_in_a_row_are_handed_on_from_their_beginning(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.beat")
+    beat = Beat(path)
+    beat.reset(1, 5.0)
+    assert not beat.has_bad_times
+    beat.set_degraded(2_000)
+    beat.reset(2, 5.0)
+    assert beat.inherited_degraded_micros == 2_000
+    assert beat.has_bad_times
+    beat.set_degraded(1_000)  # it caught up older slots, and could not write that either
+    beat.reset(3, 5.0)
+    beat.set_degraded(3_000)
+    beat.reset(4, 5.0)
+    assert Beat(path).inherited_degraded_micros == 1_000
+    beat.forget_inherited()
+    assert not beat.has_bad_times
+    beat.close()

@@ -509,3 +509,17 @@ async def test_a_store_opened_blind_keeps_what_it_could_not_read(tmp_path, monke
     assert (record.paused, record.cursor_at) == (True, NOW + 2 * MINUTE)
     assert (await bench.disk.get_run(run)).slot == NOW + 2 * MINUTE
     await bench.store.close()
+
+
+async def test_what_a_crash_would_leave_unknown_begins_before_the_slots_that_memory_alone_knows(bench):
+    bench.clock.advance(timedelta(seconds=1))
+    bench.full()
+    await bench.store.claim([claim_of()])  # its slot lies a second before the fault
+    assert bench.told[-1] < NOW
+    await bench.store.claim([claim_of(minute=-60)])  # caught up in bad times
+    assert bench.told[-1] < NOW - 60 * MINUTE
+    before = list(bench.told)
+    await bench.store.claim([claim_of(minute=1), claim_of(minute=-30)])
+    assert bench.told == before
+    await bench.recover()
+    assert bench.told[-1] is None
