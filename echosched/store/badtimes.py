@@ -125,14 +125,15 @@ class BadTimes:
             recovery.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await recovery
-        if not self.are_over:
-            try:
+        try:
+            if not self.are_over:
                 await self._repair()
                 await self._write_backlog()
-            except StoreError as error:
-                lost = len(self._ledger.changed())
-                _log.error("The store closes without %s rows that could not be written: %s", lost, error)
-        await self._inner.close()
+        except StoreError as error:
+            lost = len(self._ledger.changed())
+            _log.error("The store closes without %s rows that could not be written: %s", lost, error)
+        finally:
+            await self._inner.close()
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 

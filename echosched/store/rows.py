@@ -32,6 +32,14 @@ def instant(value: int | None) -> datetime | None:
     return None if value is None else from_micros(value)
 
 
+class Instants(dict[datetime | None, int | None]):
+    """Instants as the database keeps them, each worked out once: in a batch most are the same few."""
+
+    def __missing__(self, key: datetime | None) -> int | None:
+        value = self[key] = micros(key)
+        return value
+
+
 def text(value: str | None) -> str | None:
     """Return *value* without what a database text cannot hold (lone surrogates, NUL), visibly escaped."""
     if value is None or (value.isascii() and "\0" not in value):

@@ -11,13 +11,17 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any
 
 from echosched.clock import to_micros
 from echosched.model import Claim, Ended, JobRecord, Started, State
 from echosched.store.ledger import Backlog
 from echosched.store.queries import query, read_rows, write_rows
-from echosched.store.rows import instant, job_row, micros, run_row, text
+from echosched.store.rows import Instants, instant, job_row, run_row, text
 from echosched.transitions import earlier_attempt, may_have_started, refuse_open_ends
+
+_OPEN = (str(State.QUEUED), str(State.RUNNING))
 
 
 def claim(connection: sqlite3.Connection, claims: Sequence[Claim], owner: str | None) -> list[int | None]:
@@ -32,34 +36,31 @@ def claim_as(
     connection: sqlite3.Connection, claims: Sequence[Claim], numbers: Sequence[int], owner: str | None
 ) -> list[int | None]:
     """Do the work of :func:`claim` for run numbers that are already chosen."""
-    slots: list[tuple[str, int, int]] = []
-    cursors: dict[str, int] = {}
-    for one, number in zip(claims, numbers, strict=True):
-        if one.slot is not None:
-            slot = to_micros(one.slot)
-            slots.append((one.job, slot, number))
-            cursors[one.job] = max(slot, cursors.get(one.job, slot))
+    at = Instants()
+    slots = [
+        (one.job, at[one.slot], number)
+        for one, number in zip(claims, numbers, strict=True)
+        if one.slot is not None
+    ]
     lost: set[int] = set()
     if write_rows(connection, "claim_slots", slots) < len(slots):
         lost = {row[2] for row in slots}.difference(read_rows(connection, "won_slots", slots))
     rows = []
-    totals: Counter[str] = Counter()
     for one, number in zip(claims, numbers, strict=True):
         if number not in lost:
-            at = to_micros(one.at)
+            queued_at = at[one.at]
             state = str(one.state)
-            totals[state] += 1
-            ended_at = at if one.state.is_outcome else None
-            slot_at = micros(one.slot)
             rows.append(
                 (
-                    number, one.job, slot_at, str(one.trigger), state, at, ended_at, text(one.error), owner,
-                    one.priority,
+                    number, one.job, at[one.slot], str(one.trigger), state, queued_at,
+                    None if state in _OPEN else queued_at, text(one.error), owner, one.priority,
                 )
             )  # fmt: skip
     write_rows(connection, "insert_runs", rows)
+    # In the order of their slots, so that of several the latest stays.
+    cursors = {job: slot for job, slot, _ in sorted(slots, key=itemgetter(1))}
     write_rows(connection, "advance_cursors", list(cursors.items()))
-    _add(connection, totals)
+    _add(connection, Counter(row[4] for row in rows))
     return [None if number in lost else number for number in numbers]
 
 
@@ -71,11 +72,12 @@ def starting(connection: sqlite3.Connection, runs: Sequence[int], owner: str | N
 
 def note_starts(connection: sqlite3.Connection, starts: Iterable[Started]) -> None:
     """Write when, and as which process, attempts began."""
+    at = Instants()
     rows: dict[tuple[int, int], tuple[int | None, ...]] = {}
     for start in starts:
         process = start.process
         pid, ticks = (None, None) if process is None else (process.pid, process.start_ticks)
-        row = (start.run, start.attempt, to_micros(start.at), pid, ticks)
+        row = (start.run, start.attempt, at[start.at], pid, ticks)
         rows.setdefault((start.run, start.attempt), row)  # told twice: the first word counts
     write_rows(connection, "note_starts", list(rows.values()))
 
@@ -84,10 +86,11 @@ def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
     """Record *ends* of present attempts of runs without outcome; tell which were recorded."""
     refuse_open_ends(ends)
     open_runs = {row[0]: row for row in read_rows(connection, "unended", [(end.run,) for end in ends])}
+    at = Instants()
     answer: list[bool] = []
     outcomes, requeued = [], []
     last_runs: dict[str, int] = {}
-    totals: Counter[str] = Counter()
+    left: list[str] = []
     for end in ends:
         row = open_runs.get(end.run)
         if row is None or row[1] != end.attempt:
@@ -95,28 +98,34 @@ def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
             continue
         del open_runs[end.run]  # a second end of the same run in one batch comes too late
         answer.append(True)
-        _, attempt, state, started_at, attempts = row
-        result, error = end.result, text(end.result.error)
-        totals[state] -= 1
+        left.append(row[2])
+        result = end.result
         if end.retry_at is not None:
-            earlier = json.loads(attempts) if attempts else []
-            earlier.append(earlier_attempt(attempt, instant(started_at), end))
-            requeued.append((end.run, to_micros(end.retry_at), json.dumps(earlier)))
-            totals[str(State.QUEUED)] += 1
+            requeued.append((end.run, at[end.retry_at], _with_attempt(row, end)))
             continue
         outcomes.append(
             (
-                end.run, str(result.state), to_micros(end.at), result.exit_code, result.signal, error,
+                end.run, str(result.state), at[end.at], result.exit_code, result.signal, text(result.error),
                 result.output_bytes, int(may_have_started(result.state)),
             )
         )  # fmt: skip
-        totals[str(result.state)] += 1
         last_runs[end.job] = max(end.run, last_runs.get(end.job, 0))
     write_rows(connection, "end_runs", outcomes)
     write_rows(connection, "requeue_runs", requeued)
     write_rows(connection, "last_runs", list(last_runs.items()))
+    totals = Counter(row[1] for row in outcomes)
+    totals[str(State.QUEUED)] += len(requeued)
+    totals.subtract(left)
     _add(connection, totals)
     return answer
+
+
+def _with_attempt(row: Sequence[Any], end: Ended) -> str:
+    """Return the list of earlier attempts, as text, with the one that *end* ends."""
+    _, attempt, _, started_at, attempts = row
+    earlier = json.loads(attempts) if attempts else []
+    last = dict(earlier_attempt(attempt, instant(started_at), end))
+    return json.dumps([*earlier, last | {"error": text(end.result.error)}])
 
 
 def save_jobs(connection: sqlite3.Connection, records: Iterable[JobRecord]) -> None:
