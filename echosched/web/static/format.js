@@ -40,8 +40,8 @@ export const isClean = (ended) => /clean|replaced|stopped/.test(String(ended?.ho
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
   if (seconds < 0) return "−" + duration(-seconds);
-  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
-  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)}\u00a0ms`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)}\u00a0s`;
   return whole(seconds);
 }
 
@@ -49,10 +49,10 @@ export function duration(seconds) {
 export function whole(seconds) {
   const n = Math.max(0, Math.round(seconds));
   const two = (value) => String(value).padStart(2, "0");
-  if (n < 60) return `${n} s`;
-  if (n < 3600) return `${Math.floor(n / 60)} m ${two(n % 60)} s`;
-  if (n < 86400) return `${Math.floor(n / 3600)} h ${two(Math.floor((n % 3600) / 60))} m`;
-  return `${Math.floor(n / 86400)} d ${two(Math.floor((n % 86400) / 3600))} h`;
+  if (n < 60) return `${n}\u00a0s`;
+  if (n < 3600) return `${Math.floor(n / 60)}\u00a0m\u00a0${two(n % 60)}\u00a0s`;
+  if (n < 86400) return `${Math.floor(n / 3600)}\u00a0h\u00a0${two(Math.floor((n % 3600) / 60))}\u00a0m`;
+  return `${Math.floor(n / 86400)}\u00a0d\u00a0${two(Math.floor((n % 86400) / 3600))}\u00a0h`;
 }
 
 export function bytes(n) {

@@ -7,11 +7,11 @@ import { known, loadJournal, settings } from "./state.js";
 
 const ROWS = 500;
 const KINDS = {
-  "": ["Everything", () => true],
+  quiet: ["All", (event) => event.event !== "tick"],
   problems: ["Problems", (event) => ["bad", "odd"].includes(toneOf(event))],
   runs: ["Runs", (event) => /^(run_|slot_)/.test(event.event)],
-  daemon: ["The daemon", (event) => !/^(run_|slot_|tick)/.test(event.event)],
-  quiet: ["All but ticks", (event) => event.event !== "tick"],
+  daemon: ["Daemon", (event) => !/^(run_|slot_|tick)/.test(event.event)],
+  ticks: ["With ticks", () => true],
 };
 let kind = "quiet";
 let text = "";
@@ -43,7 +43,7 @@ export function mount(main) {
 
   function body(found) {
     if (!known.eventsLoaded && !known.events.length) return h("p", { class: "dim" }, "Loading…");
-    if (!found.length) return known.events.length ? empty("No event fits.", "Try Everything, or another text.") : empty("The journal is empty.", "It fills when the scheduler starts.");
+    if (!found.length) return known.events.length ? empty("No event fits.", "Try All, or another text.") : empty("The journal is empty.", "It fills when the scheduler starts.");
     return frame("Events, newest first", h("table", { class: "journal" },
       h("thead", { class: "unseen" }, h("tr", {}, ["When", "Event", "What"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, found.map((event) => h("tr", { class: toneOf(event), "data-key": keyOf(event) },

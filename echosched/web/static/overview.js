@@ -178,6 +178,7 @@ function jobState(job) {
   if (!job.enabled) return h("span", { class: "pill none" }, "– disabled");
   if (job.paused) return h("span", { class: "pill odd" }, "‖ paused");
   const last = job.last_run;
+  if (last && ["running", "queued"].includes(last.state) && known.status?.running === false) return h("span", { class: "pill odd", title: "The scheduler ended while this ran; the next start finds out what became of it" }, "? open");
   if (last && trouble(job)) return pill(last.state);
   return last ? h("span", { class: "pill good" }, "✓ fine") : h("span", { class: "pill none" }, "○ new");
 }

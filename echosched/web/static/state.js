@@ -95,8 +95,8 @@ export function setStatus(status) {
   known.status = status;
   known.statusAt = Date.now();
   changed("status");
-  // Back from the dead: what it knows may be new.
-  if (before && status.worker_pid !== before.worker_pid && status.running) refreshSoon(300);
+  // Another worker, or none: what is known of the jobs may be another thing now.
+  if (before && (status.worker_pid !== before.worker_pid || status.running !== before.running)) refreshSoon(300);
 }
 
 export const loadJobs = () => once("jobs", async () => {

@@ -151,15 +151,18 @@ function comings(row, { x, width, to }, middle) {
 
 const fit = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
 
-/** Merge runs that would be drawn over each other; a merged bar has the colour of its worst run. */
+/**
+ * Merge runs that would be drawn over each other; a merged bar has the colour of its worst run. It stays
+ * narrow, so that one failure among a thousand runs colours its own moment and not the whole day.
+ */
 function bars(row, x) {
   const found = [];
   for (const item of row.runs) {
     const start = x(item.start);
-    const end = Math.max(x(item.end), start + 3);
+    const end = Math.max(x(item.end), start + 2.5);
     const tone = stateOf(item.run.state)[1];
     const last = found.at(-1);
-    if (last && start < last.end + 1) {
+    if (last && start < last.end + 0.5 && start - last.start < 7) {
       last.end = Math.max(last.end, end);
       last.items.push(item);
       if (RANK.indexOf(tone) > RANK.indexOf(last.tone)) last.tone = tone;
