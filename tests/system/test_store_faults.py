@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import random
+import resource
 import shutil
 import sqlite3
 import struct
@@ -298,7 +299,6 @@ async def test_a_worker_can_start_on_a_full_disk_and_knows_what_was_claimed(moun
         "pwrite64:error=EIO:when=70..75",
         "pwrite64:error=EROFS:when=50..80",
         "pread64:error=EIO:when=40..60",
-        "pwrite64:retval=100:when=64..68",  # a short write
     ],
 )
 def test_errors_of_the_kernel_stop_no_claim_and_lose_nothing(tmp_path, fault):
@@ -319,6 +319,26 @@ def test_errors_of_the_kernel_stop_no_claim_and_lose_nothing(tmp_path, fault):
     assert len(degraded) == len(recovered)
     asyncio.run(verify(path, said))
     assert not list(tmp_path.glob("*.damaged-*"))
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
+def test_short_writes_stop_no_claim_and_lose_nothing(tmp_path):
+    """A limit of the file size in the middle of a page makes the kernel write a part of it."""
+    path = tmp_path / "echosched.db"
+    process = child("resilient", path, 0, 60, 20, under=("prlimit", "--fsize=150100:unlimited"))
+    output = b""
+    while b"store_degraded" not in output:
+        line = process.stdout.readline()
+        assert line, process.stderr.read().decode()
+        output += line
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    rest, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors.decode()
+    said = Said()
+    said.hear(output + rest)
+    assert len(said.claimed) == 60 * 20
+    assert "event store_recovered" in said.events
+    asyncio.run(verify(path, said))
 
 
 @needs_root

@@ -52,8 +52,8 @@ CREATE TABLE runs (
 CREATE INDEX runs_by_job ON runs (job, run) WHERE ended_at IS NOT NULL;
 -- Periods (reports) and pruning by age.
 CREATE INDEX runs_by_age ON runs (queued_at);
--- The few that are queued or running, among a million that are not.
-CREATE INDEX runs_active ON runs (run) WHERE ended_at IS NULL;
+-- The few that are queued or running, among a million that are not; also those of one job.
+CREATE INDEX runs_active ON runs (job, run) WHERE ended_at IS NULL;
 -- History by outcome; also the fifty failures among a million successes.
 CREATE INDEX runs_by_outcome ON runs (state, run) WHERE ended_at IS NOT NULL;
 -- Output files that retention may still have to remove.
