@@ -84,7 +84,7 @@ def _describe_running(
     if document is None or document["pid"] != pid or document.get("ended"):
         facts["health"] = "degraded"  # locked, but the daemon has not written its state yet: starting
         return
-    facts["identified"] = statefile.describes(document, pid)
+    facts["identified"] = statefile.describes(document, pid) or _is_the_very_process(document, pid)
     started = document.get("started_micros")
     facts.update(
         mode=document.get("mode"),
@@ -98,7 +98,7 @@ def _describe_running(
         last_upgrade=document.get("last_upgrade"),
         ready=bool(document.get("ready_micros")),
     )
-    if pulse is not None and document.get("boot_id") == proc.boot_id():
+    if pulse is not None and (facts["identified"] or document.get("boot_id") == proc.boot_id()):
         facts["worker_pid"] = pulse.worker_pid or None
         facts["last_activity"] = instant.text_of(pulse.wall_micros)
         facts["beat_age_seconds"] = pulse.age_seconds
@@ -113,6 +113,19 @@ def _describe_running(
             facts["health"] = "ok"
     if usage and facts["identified"]:
         facts["cpu_seconds"], facts["rss_bytes"] = _usage(pid, facts["worker_pid"])
+
+
+def _is_the_very_process(document: dict[str, Any], pid: int | None) -> bool:
+    """Tell whether the holder of the lock, *pid*, is the process of *document*, whatever the boot is called.
+
+    A container's manager mounts a boot id of its own over the kernel's, and a sandboxed unit inside may see
+    through to the kernel's: two names of one boot. A lock does not outlive a boot, so none is needed here.
+    """
+    return (
+        pid is not None
+        and document.get("pid_namespace") == proc.pid_namespace()
+        and proc.is_alive(pid, document.get("start_ticks"))
+    )
 
 
 def _usage(*pids: int | None) -> tuple[float | None, int | None]:
