@@ -86,6 +86,7 @@ def test_the_hardened_drop_in_scores_two_or_less_and_jobs_still_fire(box: Any) -
     assert score is not None
     assert float(score[1]) <= 2.0
     box.run("systemctl restart echosched")
+    assert box.wait_ok()["worker_pid"] is not None
     box.job("beat", schedule="every 1s", command="date")
     box.until(lambda: any(r["state"] == "succeeded" for r in box.history("beat")), what="a run")
     box.job("home", command="ls /home /root")
