@@ -66,4 +66,4 @@ def _readable(line: str) -> str:
     return render.paint(journal.human(event), _TONES.get(journal.tone(event)))
 
 
-_TONES = {"good": "good", "bad": "bad", "warn": "warn", "dim": "dim"}
+_TONES = {"good": "good", "bad": "bad", "odd": "warn"}  # the journal's words for how an event sounds

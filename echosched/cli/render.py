@@ -43,6 +43,15 @@ def paint(text: str, tone: str | None) -> str:
     return f"\x1b[{TONES[tone]}m{text}\x1b[0m"
 
 
+def fancy() -> bool:
+    """Tell whether tables are for rich to draw: a terminal that moves its cursor, and rich installed."""
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return False  # looked at first: in a pipe nothing more is imported
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
 def clean(text: object) -> str:
     """Return *text* for one line of a terminal: no control characters of a job's making reach it."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
@@ -50,6 +59,11 @@ def clean(text: object) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], tones: Sequence[str | None] = ()) -> None:
     """Print *rows* under *header*; *tones* colours whole rows."""
+    if fancy():
+        from echosched.cli import pretty
+
+        if pretty.table(header, rows, tones):
+            return
     cells = [["" if value is None else clean(value) for value in row] for row in rows]
     widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(header)]
 

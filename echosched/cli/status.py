@@ -25,13 +25,29 @@ def status(arguments: dict[str, Any]) -> int:
 
         print(json.dumps(document, indent=2 if sys.stdout.isatty() else None))
     else:
-        for line in lines(document):
-            print(line)
+        _show(document)
     return int(document["lsb"])
 
 
-def lines(document: dict[str, Any]) -> list[str]:
-    """Return *document* as lines for people, the verdict first."""
+def _show(document: dict[str, Any]) -> None:
+    from echosched.cli import render
+
+    if render.fancy() and document["next"]:
+        from echosched.cli import pretty
+        from echosched.clock import SystemClock
+
+        now = SystemClock().now()
+        rows = [
+            (n["job"], render.instant(n["at"]), render.relative(n["at"], now)) for n in document["next"][:5]
+        ]
+        pretty.status(lines(document, coming=0), rows)
+        return
+    for line in lines(document):
+        print(line)
+
+
+def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
+    """Return *document* as lines for people, the verdict first, with the *coming* next slots."""
     from echosched.cli import render
     from echosched.clock import SystemClock
 
@@ -68,7 +84,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     shown += [f"  {name:<9} {text}" for name, text in facts]
     shown += [
         f"  {'next':<9} {render.instant(n['at'])}  {n['job']} ({render.relative(n['at'], now)})"
-        for n in document["next"][:5]
+        for n in document["next"][:coming]
     ]
     return shown + _last_exit(document)
 
