@@ -171,7 +171,7 @@ def open_for_writing(
     set aside before a migration. When it is opened *again* in one life it must be there: an empty
     directory is more likely a disk that is not mounted than the wish for a new database.
     """
-    if again and not (os.path.lexists(path) and os.stat(path).st_size):
+    if again and not _holds_something(path):
         raise StoreUnavailable(f"{path}: it has vanished (mount its disk, or restart the daemon)")
     create_if_missing(path)
     judge(path, len(steps), busy_seconds=busy_seconds)
@@ -215,6 +215,13 @@ def open_for_reading(path: Path, newest: int, *, busy_seconds: float) -> sqlite3
             f"{path}: has schema {version}, this program reads {newest} (start the daemon once to migrate it)"
         )
     return connect(path, reading_mode(path), busy_seconds=busy_seconds)
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
 
 
 def migrate(connection: sqlite3.Connection, path: Path, steps: Sequence[str], stamp: str) -> Path | None:

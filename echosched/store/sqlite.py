@@ -339,9 +339,11 @@ class _Reader:
             if wants_new_connection(error):
                 self._disconnect()
             if self._lets_go:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error, OSError):
                     return self._read_alone(work)
             raise translate(error, str(self._path)) from error
+        except OSError as error:  # from looking at the files beside the database
+            raise StoreUnavailable(f"{self._path}: cannot be read: {error.strerror}") from error
         finally:
             if self._lets_go:
                 self._disconnect()

@@ -162,6 +162,9 @@ class Writer:
             self._fail(group, starts, translate(error, self._path), reconnect=wants_new_connection(error))
         except StoreError as error:  # the connection could not be opened
             self._fail(group, starts, error, reconnect=True)
+        except OSError as error:  # nor could the files beside it be looked at
+            fault = StoreUnavailable(f"{self._path}: cannot be opened: {error.strerror}")
+            self._fail(group, starts, fault, reconnect=True)
         except Exception as error:  # noqa: BLE001 — told to every caller
             # A mistake of ours outside any caller's work. The thread must live on, or everybody who
             # waits would wait for ever; the starts may be the reason and are not tried again.

@@ -199,17 +199,19 @@ async def test_run_numbers_are_positive_and_grow_over_reopening_and_pruning(stor
     assert 0 < first < second < third
 
 
-async def test_a_skipped_or_missed_claim_is_an_outcome_at_once_with_its_reason(store):
+async def test_a_skipped_missed_or_abandoned_claim_is_an_outcome_at_once_with_its_reason(store):
     runs = await store.claim(
         [
             claim_of("a", state=State.SKIPPED, error="run 7 is still running"),
             claim_of("b", state=State.MISSED, error="older than 24h"),
+            claim_of("c", state=State.ABANDONED, error="the store could not be written"),
         ]
     )
     found = [await store.get_run(run) for run in runs]
     assert [(run.state, run.ended_at, run.error) for run in found] == [
         (State.SKIPPED, NOW, "run 7 is still running"),
         (State.MISSED, NOW, "older than 24h"),
+        (State.ABANDONED, NOW, "the store could not be written"),
     ]
     assert await store.active() == []
 

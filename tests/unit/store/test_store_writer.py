@@ -217,6 +217,33 @@ async def test_a_connection_that_cannot_be_opened_fails_the_callers_and_is_tried
     writer.close()
 
 
+async def test_files_that_cannot_be_looked_at_are_an_outside_fault(tmp_path, monkeypatch):
+    """Whoever bears outside faults must bear this too, for reads as for writes."""
+    store = SqliteStore(tmp_path / "echosched.db")
+    await store.open()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("echosched.store.schema.reading_mode", refuse)
+        store._writer._connection.close()
+        with pytest.raises(StoreError):
+            await store.claim([claim_of("a")])
+        with pytest.raises(StoreUnavailable, match="Permission denied"):
+            await store.claim([claim_of("a")])
+    assert (await store.claim([claim_of("a")]))[0] is not None
+    await store.close()
+    reader = SqliteStore(tmp_path / "echosched.db", read_only=True)
+    await reader.open()
+    with monkeypatch.context() as patch:
+        patch.setattr("echosched.store.schema.reading_mode", refuse)
+        with pytest.raises(StoreUnavailable, match="Permission denied"):
+            await reader.active()
+    assert len(await reader.active()) == 1
+    await reader.close()
+
+
 async def test_a_mistake_in_a_start_does_not_end_the_thread(store, caplog):
     (run,) = await store.claim([claim_of("brief")])
     store.started([Started(run, 1, "not an instant")])
