@@ -7,6 +7,7 @@ An operation takes and returns plain JSON values (instants as RFC 3339 text) and
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -309,11 +310,22 @@ class Operations:
         }
 
     async def follow_output(
-        self, run: int, attempt: int | None = None, offset: int = 0
+        self, run: int, attempt: int | None = None, offset: int = 0, onward: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield pieces of a run's output as it grows, until the run has ended."""
+        """Yield pieces of a run's output as it grows, until the run has ended.
+
+        Without *attempt* it begins with the present one and goes on to those that follow; with one it stays
+        there, unless *onward*.
+        """
+        onward = onward or attempt is None
         while True:
             piece = await self.output(run, attempt, offset)
+            attempt = piece["attempt"]
+            if piece["done"] and onward and attempt < (await self._find_run(run)).attempt:
+                # Done with this attempt, but a retry has begun: the reader wants that, too.
+                yield {**piece, "done": False}
+                attempt, offset = attempt + 1, 0
+                continue
             if piece["text"] or piece["done"]:
                 yield piece
             if piece["done"]:
@@ -440,12 +452,23 @@ def _read_piece(path: str | None, offset: int, limit: int) -> tuple[bytes, int, 
         return b"", 0, 0
     try:
         with open(path, "rb", opener=_no_links) as file:
-            size = os.fstat(file.fileno()).st_size
+            descriptor = file.fileno()
+            size = os.fstat(descriptor).st_size
             start = max(size + offset, 0) if offset < 0 else min(offset, size)
-            file.seek(start)
-            return file.read(limit), start, size
+            if start >= size:
+                return b"", start, size
+            # A job past its output_limit has a hole in the middle of its file: it is stepped over.
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            return os.pread(descriptor, min(limit, end - start), start), start, size
     except FileNotFoundError:
         return b"", 0, 0
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing but hole to the end
+            return b"", size, size
+        if error.errno == errno.ELOOP:  # the bar in place of an output that never was
+            return b"", 0, 0
+        raise
 
 
 def _no_links(path: str, flags: int) -> int:

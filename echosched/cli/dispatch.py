@@ -117,7 +117,9 @@ def parse(verb: str, words: list[str]) -> dict[str, Any]:
     except docopt.DocoptExit as problem:
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
         usage = text[text.index("Usage:") :].split("\n\n", 1)[0]
-        wrong = _wrong_option(verb, words) or (first if not first.startswith("Usage:") else "wrong arguments")
+        # docopt's own words name its classes ("Argument(None, 'x')"), except where an option lacks its value.
+        said = first if first.startswith("-") else ""
+        wrong = _wrong_option(verb, words) or said or _wrong_arguments(verb, words)
         raise errors.UsageError(f"{verb}: {wrong}\n{usage}") from None
 
 
@@ -132,6 +134,32 @@ def _wrong_option(verb: str, words: list[str]) -> str | None:
             near = difflib.get_close_matches(name, known, 1)
             return f"{name}: unknown option" + (f" (did you mean {near[0]}?)" if near else "")
     return None
+
+
+def _wrong_arguments(verb: str, words: list[str]) -> str:
+    """Say which argument is missing, or which is one too many."""
+    import re
+
+    usage = USAGE[verb].partition("Usage:")[2].partition("\n\n")[0]
+    wanted = re.findall(r"<[a-z]+>", usage)
+    needed = re.findall(r"<[a-z]+>", re.sub(r"\[[^]]*\]", "", usage))
+    valued = set(re.findall(r"(--?[A-Za-z][a-z-]*) [A-Z]+\b", USAGE[verb]))
+    given, at = [], 0
+    while at < len(words):
+        if words[at] == "--":
+            given += words[at + 1 :]
+            break
+        if words[at] in valued:
+            at += 1
+        elif not words[at].startswith("-"):
+            given.append(words[at])
+        at += 1
+    if len(given) > len(wanted):
+        return f"{given[len(wanted)]}: one argument too many"
+    if len(given) < len(needed):
+        return f"{needed[len(given)]} is missing"
+    absent = [option for option in re.findall(r" (--[a-z]+) [A-Z]\b", usage) if option not in words]
+    return f"{absent[0]} is missing" if absent else "wrong arguments"
 
 
 def _unknown(verb: str) -> str:

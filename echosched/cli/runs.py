@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +34,7 @@ def run(arguments: dict[str, Any]) -> int:
         quiet = arguments["--json"]
         try:
             if not quiet:
-                _show_stream(client, number)
+                _show_stream(client, number, 1, onward=True)
             client.close()
             with client_of(arguments, timeout=None) as patient:
                 row = patient.call("wait", run=number)
@@ -47,10 +48,14 @@ def run(arguments: dict[str, Any]) -> int:
     return 0 if row["state"] == State.SUCCEEDED else 1
 
 
-def _show_stream(client: Any, number: int, attempt: int | None = None) -> None:
-    for piece in client.stream("follow_output", run=number, attempt=attempt):
+def _show_stream(client: Any, number: int, attempt: int | None, *, onward: bool = False) -> None:
+    last = ""
+    for piece in client.stream("follow_output", run=number, attempt=attempt, onward=onward):
         sys.stdout.write(piece["text"])
         sys.stdout.flush()
+        last = piece["text"] or last
+    if last and not last.endswith("\n") and sys.stdout.isatty():
+        print()  # what comes next must not stand behind the job's last words; a pipe gets the exact output
 
 
 def _outcome(row: dict[str, Any]) -> str:
@@ -147,17 +152,28 @@ def output(arguments: dict[str, Any]) -> int:
     """Show what a run printed."""
     number = run_number(arguments["<run>"])
     attempt = None if arguments["--attempt"] is None else count_of("--attempt", arguments["--attempt"])
-    with client_of(arguments) as client:
-        if arguments["--follow"]:
-            _show_stream(client, number, attempt)
-            return 0
-        offset = 0
-        while True:
-            piece = client.call("output", run=number, attempt=attempt, offset=offset, limit=1 << 20)
-            sys.stdout.write(piece["text"])
-            if piece["done"] or piece["next_offset"] == offset:
-                return 0
-            offset = piece["next_offset"]
+    try:
+        with client_of(arguments) as client:
+            if arguments["--follow"]:
+                _show_stream(client, number, attempt)
+            else:
+                _show_pieces(lambda query: client.call("output", **query), number, attempt)
+    except NotRunning:
+        from echosched.web.offline import Records
+
+        records = Records(paths_of(arguments))
+        _show_pieces(lambda query: asyncio.run(records.call("output", query)), number, attempt)
+    return 0
+
+
+def _show_pieces(read: Callable[[dict[str, Any]], dict[str, Any]], number: int, attempt: int | None) -> None:
+    offset = 0
+    while True:
+        piece = read({"run": number, "attempt": attempt, "offset": offset, "limit": 1 << 20})
+        sys.stdout.write(piece["text"])
+        if piece["done"] or piece["next_offset"] == offset:
+            return
+        offset = piece["next_offset"]
 
 
 def cancel(arguments: dict[str, Any]) -> int:

@@ -174,6 +174,16 @@ def test_run_wait_shows_the_output_and_answers_for_the_outcome(house: House) -> 
     assert "did you mean good" in unknown.stderr
 
 
+def test_run_wait_shows_every_attempt_and_output_is_there_when_nothing_runs(house: House) -> None:
+    command = "echo try $ECHOSCHED_ATTEMPT; test $ECHOSCHED_ATTEMPT = 3"
+    house.write(f'[job.again]\ncommand = "{command}"\nretries = 2\nretry_delay = "10ms"\n')
+    house.ok("start")
+    assert house.ok("run", "again", "--wait") == "try 1\ntry 2\ntry 3\n"
+    house.ok("stop")
+    assert house.ok("output", "1") == "try 3\n"
+    assert house.ok("output", "1", "--attempt", "2") == "try 2\n"
+
+
 # ── what is wrong is told at the terminal ─────────────────────────────────────────────────────
 
 
