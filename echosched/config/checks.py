@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from echosched.config import values as v
-from echosched.config.jobs import Links
+from echosched.config.jobs import Links, account_exists
 from echosched.config.secrets import SecretResolver, doubtful, references
 from echosched.config.settings import NotifyConfig
 from echosched.errors import ExecutionError
@@ -73,15 +73,27 @@ def warnings_of(
     notify: Mapping[str, NotifyConfig],
     environ: Mapping[str, str],
 ) -> list[str]:
-    """Return what is allowed but hardly meant: unset secrets, near misses of references, jobs that nothing starts."""
+    """Return what is allowed but hardly meant: unset secrets, near misses of references, unknown accounts, jobs
+    that nothing starts.
+    """
     resolver = SecretResolver(environ)
     found: list[str] = []
     looked_up: dict[str, str | None] = {}
+    accounts: dict[tuple[str, str], bool] = {}
     bundles: dict[tuple[int, int], list[str]] = {}
     for job in jobs.values():
         if job.schedule is None and job.after is None and job.enabled:
             reason = f"nothing starts it: no schedule, no after (only: echoschedd run {job.name})"
             found.append(f"{place_of(job)}: {reason}")
+        for kind in ("user", "group"):
+            account = getattr(job.process, kind)
+            if account is None:
+                continue
+            if (kind, account) not in accounts:
+                accounts[kind, account] = account_exists(account, group=kind == "group")
+            if not accounts[kind, account]:
+                reason = f"no such {kind} on this machine (now; each run looks again and fails without it)"
+                found.append(f"{place_of(job)}.{kind}: {v.shown(account)}: {reason}")
         # Shared settings are looked into once, and most commands hold nothing to look up: crontabs are long.
         shared = (id(job.policy), id(job.process))
         texts = bundles.get(shared)

@@ -288,7 +288,7 @@ class CrontabFile:
         wanted = named if named is not None else self._owner
         if wanted is None or wanted == self._me:
             return None
-        wrong = self._reader.account_problem(wanted)
+        wrong = self._reader.account_problem()
         if wrong is not None:
             raise ValueError(f"{shown(wanted)}: {wrong}")
         return wanted

@@ -75,14 +75,16 @@ class JobReader:
             self._zones[name] = None if find_zone(name) is not None else _unknown_zone(name)
         return self._zones[name]
 
-    def account_problem(self, account: str, *, group: bool = False) -> str | None:
-        """Return why jobs cannot run as *account*, or ``None``."""
+    def account_problem(self) -> str | None:
+        """Return why jobs can run as nobody else, or ``None``.
+
+        An account that this machine does not know is no such reason: it may come with the network's directory
+        later. ``check`` warns of it, and a run without it fails.
+        """
         if not self._stays_root:
             return "the daemon gives up root ([daemon] user) and cannot do this"
         if self._uid != 0:
             return "only a daemon run by root can run jobs as somebody else"
-        if not account_exists(account, group=group):
-            return f"no such {'group' if group else 'user'} on this machine"
         return None
 
     def _home(self, place: str, user: str | None) -> str:
@@ -272,7 +274,7 @@ class JobReader:
                 continue
             account = values[name]
             full = f"{key}.{name}" if name in table else f"defaults.{name}"
-            wrong = self.account_problem(account, group=name == "group")
+            wrong = self.account_problem()
             if wrong is not None:
                 self.problems.add_value(place, full, account, wrong)
 

@@ -616,10 +616,21 @@ def test_a_root_daemon_takes_a_jobs_user(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_user_that_does_not_exist_or_cannot_be_taken_is_an_error(tmp_path: Path) -> None:
-    assert problems(tmp_path, '[job.a]\ncommand = "x"\nuser = "n0body"\n', uid=0) == [
-        'echosched.toml: job.a.user: "n0body": no such user on this machine'
-    ]
+def test_a_user_that_does_not_exist_fails_runs_and_only_warns_here(tmp_path: Path) -> None:
+    text = '[job.a]\nschedule = "@daily"\ncommand = "x"\nuser = "n0body"\ngroup = "n0group"\n'
+    config = read(tmp_path, text, uid=0)
+    assert config.jobs["a"].process.user == "n0body"
+    assert config.warnings == (
+        'echosched.toml: job.a.user: "n0body": no such user on this machine '
+        "(now; each run looks again and fails without it)",
+        'echosched.toml: job.a.group: "n0group": no such group on this machine '
+        "(now; each run looks again and fails without it)",
+    )
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_user_that_cannot_be_taken_is_an_error(tmp_path: Path) -> None:
     text = '[daemon]\nuser = "nobody"\n[job.a]\ncommand = "x"\nuser = "nobody"\n'
     assert problems(tmp_path, text, uid=0) == [
         'echosched.toml: job.a.user: "nobody": the daemon gives up root ([daemon] user) and cannot do this'
