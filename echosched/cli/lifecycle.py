@@ -8,6 +8,7 @@ import time
 
 from echosched.app.daemon import daemon_paths, daemon_settings, mark_format
 from echosched.cli.session import client_of, paths_of, seconds_of
+from echosched.config.paths import resolve_paths
 from echosched.errors import EX_OK, DaemonError, EchoschedError, NotRunning, StartFailed, UsageError
 
 TYPE_CHECKING = False
@@ -75,10 +76,12 @@ def _must_stay() -> bool:
 
 
 def _handed_to_systemd(verb: str, arguments: dict[str, Any]) -> bool:
-    """Let systemd do *verb* where the command means the system instance and systemd owns that."""
-    own = any(arguments.get(f"--{name}") for name in ("home", "config", "pidfile", "socket", "db", "log"))
-    environment = any(name.startswith("ECHOSCHED_") for name in os.environ)
-    if own or environment or os.geteuid() != 0:
+    """Let systemd do *verb* where the command means the system instance and systemd owns that.
+
+    Also for the dashboard, which is the system's but not root: polkit decides what it may.
+    """
+    system = resolve_paths(environ={"ECHOSCHED_SYSTEM": "1"})
+    if paths_of(arguments) != system or (os.geteuid() != 0 and os.environ.get("ECHOSCHED_SYSTEM") != "1"):
         return False
     from echosched.daemon.host import hand_to_systemd, systemd_unit
 
