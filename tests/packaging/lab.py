@@ -35,7 +35,7 @@ RUNTIME = (
     "python3-lockfile python3-psutil python3-docopt python3-aiohttp python3-prometheus-client"
 ).split()
 RECIPES: dict[str, list[str]] = {
-    "systemd": [*RUNTIME, *"systemd systemd-sysv libpam-systemd dbus dbus-user-session sudo".split()],
+    "systemd": [*RUNTIME, *"systemd systemd-sysv libpam-systemd dbus dbus-user-session polkitd sudo".split()],
     "sysv": [*RUNTIME, *"sysvinit-core sysv-rc insserv initscripts startpar".split()],
     # Build-Depends are added from debian/control.
     # What only tests need: linters, shells, a supervisor to run under, a reader of YAML.

@@ -14,7 +14,7 @@ from typing import Any
 import lab
 import pytest
 
-pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(900)]
 EXAMPLES = lab.SOURCE / "etc/examples"
 BEAT = '[job.beat]\nschedule = "every 1s"\ncommand = "echo fired"\n'
 

@@ -18,7 +18,7 @@ import pytest
 pytestmark = [
     pytest.mark.packaging,
     pytest.mark.root,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 on_both = pytest.mark.parametrize("box", ["systemd", "sysv"], indirect=True)
 on_systemd = pytest.mark.parametrize("box", ["systemd"], indirect=True)

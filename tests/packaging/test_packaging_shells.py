@@ -11,7 +11,7 @@ from typing import Any
 import lab
 import pytest
 
-pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(900)]
 
 # zsh's own machinery runs at a (pseudo-)terminal only. compadd is where all offers pass through. Words are cut in
 # two where the terminal's echo of a command must not be taken for what it prints.

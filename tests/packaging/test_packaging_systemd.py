@@ -13,7 +13,7 @@ import pytest
 pytestmark = [
     pytest.mark.packaging,
     pytest.mark.root,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.parametrize("box", ["systemd"], indirect=True),
 ]
 UNITS = "/lib/systemd/system/echosched.service /lib/systemd/system/echosched-web.service"
@@ -103,15 +103,28 @@ def test_the_dashboard_has_a_unit_of_its_own_that_is_off_at_first(box: Any) -> N
     assert box.out("systemctl is-enabled echosched-web || true") == "disabled"
     assert box.out("systemctl is-active echosched-web || true") == "inactive"
     box.run("systemctl start echosched-web")
-    ask = (
-        "import urllib.request as u;"
-        "print(u.urlopen(u.Request('http://127.0.0.1:5000/api/automations/status',"
-        " headers={'X-Dash-Key': open('/var/lib/echosched/web.key').read().strip()})).read().decode())"
-    )
-    box.until(f'python3 -c "{ask}"', timeout=60, what="the web server")
-    answer = json.loads(box.out(f'python3 -c "{ask}"'))
-    assert answer["ok"] is True
-    assert answer["data"]["pid"] == box.status()["pid"]
+
+    def ask(verb: str, method: str) -> Any:
+        code = (
+            f"import urllib.request as u; a = 'http://127.0.0.1:5000/api/automations/{verb}';"
+            f" q = u.Request(a, method='{method}',"
+            " headers={'X-Dash-Key': open('/var/lib/echosched/web.key').read().strip()});"
+            "print(u.urlopen(q).read().decode())"
+        )
+        done = box.run(f'python3 -c "{code}"', check=False)
+        return json.loads(done.out) if done.code == 0 else {"ok": False, "said": done.err}
+
+    box.until(lambda: ask("status", "GET")["ok"], timeout=60, what="the web server")
+    assert ask("status", "GET")["data"]["pid"] == box.status()["pid"]
+    assert ask("stop", "POST")["ok"] is True
+    assert box.out("systemctl is-active echosched || true") == "inactive"
+    started = ask("start", "POST")
+    assert started["ok"] is True, started
+    assert box.out("systemctl is-active echosched") == "active"
+    assert box.out("systemctl show -p MainPID --value echosched") == str(started["pid"])
+    restarted = ask("restart", "POST")
+    assert box.out("systemctl show -p MainPID --value echosched") == str(restarted["pid"])
+    assert restarted["pid"] != started["pid"]
     assert box.out("ps -o user= -C echoschedd | sort -u") == "echosched"
     box.run("systemctl stop echosched-web")
     assert box.wait_ok()["running"] is True
