@@ -1,7 +1,8 @@
 """Shared reads: many pages that ask the same thing at the same moment cost one question.
 
-An answer is at most *ttl_seconds* old, which nobody sees; any change made through this server makes it
-forget at once, so that whoever pressed a button sees what it did.
+An answer is kept for *ttl_seconds*, and one that was dear for longer, so that no crowd can keep the
+worker busy with more than a twentieth of its time for one question. Any change made through this server
+makes it forget at once, so that whoever pressed a button sees what it did.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from echosched.protocols import Clock
 from echosched.web.backend import Backend
 
 _KEPT = 64
+_COST = 20.0
+_LONGEST_SECONDS = 2.5
+"""No answer is kept longer; the page asks once more so long after the last event (its TRAILING_MS)."""
 
 
 class SharedReads:
@@ -41,24 +45,26 @@ class SharedReads:
 
     async def _shared(self, key: tuple[Any, ...], ask: Callable[[], Awaitable[Any]]) -> Any:
         now = self._clock.monotonic()
-        since, answer = self._kept.get(key, (0.0, None))
+        until, answer = self._kept.get(key, (0.0, None))
         # An answer that is still on its way is shared however long it takes.
-        if answer is None or (answer.done() and now - since > self._ttl_seconds):
+        if answer is None or (answer.done() and now > until):
             answer = asyncio.ensure_future(ask())
             # Somebody is told below; if all of them have gone, nobody needs to hear of a failure.
             answer.add_done_callback(lambda future: future.cancelled() or future.exception())
-            answer.add_done_callback(lambda future: self._landed(key, future))
+            answer.add_done_callback(lambda future: self._landed(key, future, now))
             self._kept[key] = (now, answer)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         # Shielded: one client that leaves must not take the answer from the others.
         return await asyncio.shield(answer)
 
-    def _landed(self, key: tuple[Any, ...], answer: asyncio.Future[Any]) -> None:
+    def _landed(self, key: tuple[Any, ...], answer: asyncio.Future[Any], asked: float) -> None:
         entry = self._kept.get(key)
         if entry is None or entry[1] is not answer:
             return
         if answer.cancelled() or answer.exception() is not None:
             del self._kept[key]  # a failure is never kept
         else:
-            self._kept[key] = (self._clock.monotonic(), answer)
+            now = self._clock.monotonic()
+            kept_seconds = min(max(self._ttl_seconds, (now - asked) * _COST), _LONGEST_SECONDS)
+            self._kept[key] = (now + kept_seconds, answer)

@@ -173,6 +173,10 @@ let lastId = null;
 let streaming = null;
 let timer = null;
 
+// The server may answer from what it knew up to 2.5 s ago: once it is quiet, one more look has the last word.
+const TRAILING_MS = 3000;
+let trailing = null;
+
 const RUN_EVENTS = /^(run_|slot_|job_|reload|ready|shutdown)/;
 
 /** Begin or end live mode and auto-refresh, as the settings say. */
@@ -203,7 +207,10 @@ function heardEvent(event, id) {
   known.events.push(event);
   if (known.events.length > KEPT_EVENTS) known.events.splice(0, known.events.length - KEPT_EVENTS);
   changed("event");
-  if (RUN_EVENTS.test(event.event)) refreshSoon();
+  if (!RUN_EVENTS.test(event.event)) return;
+  refreshSoon();
+  clearTimeout(trailing);
+  trailing = setTimeout(() => refreshSoon(0), TRAILING_MS);
 }
 
 /** Forget everything that a key was needed for. */

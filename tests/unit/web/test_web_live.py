@@ -10,6 +10,7 @@ import pytest
 
 from echosched.web import live
 from echosched.web.live import EventHub, wire
+from echosched.web.reads import SharedReads
 
 
 async def messages(response, count, kind="journal"):
@@ -119,3 +120,32 @@ def test_no_content_can_break_out_of_its_message(text):
     lines = message.rstrip("\n").split("\n")
     assert len(lines) == 2
     assert json.loads(lines[1].removeprefix("data: ")) == {"error": text}
+
+
+class SteppingClock:
+    def __init__(self):
+        self.at = 100.0
+
+    def monotonic(self):
+        return self.at
+
+
+async def test_dear_answers_are_kept_longer_but_never_long(backend):
+    clock = SteppingClock()
+    reads = SharedReads(backend, clock, ttl_seconds=0.5)
+    took = 0.0
+
+    async def slow(op):
+        clock.at += took
+
+    backend.delay = slow
+    for took, kept in ((0.0, 0.5), (0.1, 2.0), (9.0, 2.5)):
+        reads.forget()
+        backend.calls.clear()
+        await reads.ask("jobs")
+        clock.at += kept - 0.01
+        await reads.ask("jobs")
+        assert len(backend.calls) == 1, took
+        clock.at += 0.02
+        await reads.ask("jobs")
+        assert len(backend.calls) == 2, took
