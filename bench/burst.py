@@ -56,9 +56,12 @@ def one_round(
                 [*words, *(word for tid in threads for word in ("-p", tid))],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
+        pids = {"worker": daemon.worker, "supervisor": daemon.supervisor}
+        used = {name: common.cpu_seconds(pid) for name, pid in pids.items()}
         common.sleep_until(slot, before=-2.5)
         daemon.wait_for_ends(jobs)
         rows = daemon.rows(QUERY)
+        used = {name: common.cpu_seconds(pid) - used[name] for name, pid in pids.items()}
         if watcher is not None:
             if trace is not None:
                 watcher.terminate()
@@ -75,6 +78,8 @@ def one_round(
         "last_end_s": max(ended for _, ended, _ in rows) / 1e6 - at,
         "c_loop_s": reference,
         "ratio": starts[-1] / reference,
+        "worker_cpu_s": used["worker"],
+        "supervisor_cpu_s": used["supervisor"],
         "not_succeeded": lost,
     }
 
@@ -147,6 +152,8 @@ def main() -> int:
             common.row("last start", figure["last_start_s"], None, "s"),
             common.row("last end recorded", figure["last_end_s"], None, "s"),
             common.row("C loop", figure["c_loop_s"], None, "s"),
+            common.row("CPU of the worker", figure["worker_cpu_s"], None, "s"),
+            common.row("CPU of the supervisor", figure["supervisor_cpu_s"], None, "s"),
             common.row("runs lost or failed, all rounds", sum(one["not_succeeded"] for one in rounds), 0),
         ],
         jobs=chosen.jobs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import sys
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from echosched.notify import Notifier
 
 log = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the others from the interpreter. Python's own 5 ms would let a spawner that
+comes back from the kernel wait for a whole turn of the loop before it can start the next job."""
 
 
 class Worker:
@@ -184,6 +189,11 @@ class Worker:
             self.beat.forget_inherited()
         await recover(self.scheduler, await self._evidence())
         await self.server.start()
+        self.executor.warm()
+        # What was loaded stays: going through it again and again for garbage would stop the loop in the middle
+        # of a burst, for 25 ms with a thousand jobs.
+        gc.freeze()
+        gc.enable()
         self.scheduler.begin()
         await self._fire_on_start()
         await follow_up(self.scheduler)
@@ -422,6 +432,8 @@ def run_worker(paths: Paths, *, debug: bool = False) -> int:
         raise EchoschedError(
             "the worker is started by the daemon, not by hand (echoschedd start --foreground)"
         )
+    gc.disable()  # until all is loaded
+    sys.setswitchinterval(SWITCH_SECONDS)
     faulthandler.enable()  # ABRT, the watchdog's first knock, writes all stacks to stderr
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,

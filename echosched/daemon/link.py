@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Child", "Message", "WorkerLink", "die_with_parent"]
 
 HELLO_SECONDS = 30.0
+_MOST_LINES = 256  # that go out in one send
 
 
 class Message:
@@ -161,9 +162,9 @@ class WorkerLink:
         # By hand: this runs once per job, and json.dumps would cost more than the send.
         self._send(f'{{"op":"child","tag":{json.dumps(tag)},"pid":{pid},"ticks":{start_ticks}}}\n'.encode())
 
-    def acknowledge(self, pid: int, start_ticks: int) -> None:
-        """Say that this child's end is recorded for good: the supervisor may forget it."""
-        self._send(b'{"op":"ack","pid":%d,"ticks":%d}\n' % (pid, start_ticks))
+    def acknowledge(self, *ended: tuple[int, int]) -> None:
+        """Say that the ends of these children (pid, start ticks) are recorded for good: they may be forgotten."""
+        self._send(b"".join(b'{"op":"ack","pid":%d,"ticks":%d}\n' % child for child in ended))
 
     def retired(self) -> None:
         """Say that a retiring worker has committed everything and lets the next one go."""
@@ -201,29 +202,35 @@ class WorkerLink:
         self._send(json.dumps(document).encode() + b"\n")
 
     def _send(self, line: bytes) -> None:
-        with self._lock:
-            self._unsent.append(line)
-            self._flush_locked()
+        self._unsent.append(line)
+        self._flush()
 
     def _flush(self) -> None:
-        if self._unsent:
-            with self._lock:
-                self._flush_locked()
-
-    def _flush_locked(self) -> None:
-        while self._unsent:
-            line = self._unsent[0]
+        # Nobody waits for the lock: whoever holds it sends what the others have put there meanwhile, in one
+        # go. In a burst the spawners would otherwise queue here for longer than their spawns take.
+        blocked = False
+        while self._unsent and not blocked and self._lock.acquire(blocking=False):
             try:
-                sent = self._channel.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                blocked = not self._flush_locked()
+            finally:
+                self._lock.release()
+
+    def _flush_locked(self) -> bool:
+        """Send what waits; tell whether the line took all of it."""
+        while self._unsent:
+            lines = [self._unsent.popleft() for _ in range(min(len(self._unsent), _MOST_LINES))]
+            data = lines[0] if len(lines) == 1 else b"".join(lines)
+            try:
+                sent = self._channel.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                return
+                sent = 0
             except OSError:  # the supervisor is gone, and this worker is about to be
                 self._unsent.clear()
-                return
-            if sent < len(line):
-                self._unsent[0] = line[sent:]
-                return
-            self._unsent.popleft()
+                return True
+            if sent < len(data):
+                self._unsent.appendleft(data[sent:])
+                return False
+        return True
 
 
 def die_with_parent(parent_pid: int) -> None:

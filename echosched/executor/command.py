@@ -45,7 +45,7 @@ _PULSE_SECONDS = 0.002
 _REAP_SECONDS = 0.005  # settled processes are collected for so long: reaping is in nobody's way
 
 ReportChild = Callable[[str, int, int], None]
-OnSettled = Callable[[int, int], None]
+OnSettled = Callable[..., None]
 ExitStatus = Callable[[int | None, int], int | None]
 
 
@@ -54,8 +54,8 @@ class CommandExecutor:
 
     *instance* goes into the environment mark that tells this daemon's jobs from another's.
     *report_child(tag, pid, start_ticks)* is called in a spawner thread right after each spawn,
-    *on_settled(pid, start_ticks)* in another thread when a settled process has been reaped. *exit_status(pidfd, pid)*
-    says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if
+    *on_settled((pid, start_ticks), …)* in another thread when settled processes have been reaped.
+    *exit_status(pidfd, pid)* says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if
     it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves open; *environment*
     replaces single variables of the clean environment. *patience_seconds*: how long an exit code that
     the supervisor may still deliver is waited for. *cgroup*: a directory of the version 2 hierarchy, ours
@@ -106,7 +106,7 @@ class CommandExecutor:
 
     async def start(self, attempt: Attempt) -> ProcessExecution:
         """Start *attempt*; raises ``ExecutionError`` with the reason when there is no process to watch."""
-        self._bind()
+        self.warm()
         order = _Order(attempt, self.loop.create_future())
         self._queue.put(order)
         self._starting += 1
@@ -125,7 +125,7 @@ class CommandExecutor:
         called before) or from the kernel; without either the result is ``abandoned``. The time-out
         counts from the process's own start.
         """
-        self._bind()
+        self.warm()
         pidfd = proc.open_pidfd(process.pid)
         # Looked at after opening, so that the descriptor and the identity are of one process.
         stat = proc.read_stat(process.pid)
@@ -313,7 +313,7 @@ class CommandExecutor:
         self._running.pop(execution.identity, None)
         self._known_exits.pop(execution.identity, None)
         if self.closed:
-            self._reap_one(execution)
+            self._reap_all([execution])
             return
         # All that a commit settles is handed over at once: reaping takes the kernel longer than starting
         # takes us, and would stop the loop for as long as the batch is large.
@@ -326,7 +326,8 @@ class CommandExecutor:
             batch, self._settled = self._settled, []
             self._reaps.put(batch)
 
-    def _bind(self) -> None:
+    def warm(self) -> None:
+        """Start the threads, so that the first slot need not wait for them; call from the running loop."""
         if self.closed:
             raise ExecutionError("not started: the executor was closed")
         if self._loop is None:
@@ -393,18 +394,19 @@ class CommandExecutor:
 
     def _reap(self) -> None:
         while (batch := self._reaps.get()) is not None:
-            for execution in batch:
-                self._reap_one(execution)
+            self._reap_all(batch)
 
-    def _reap_one(self, execution: ProcessExecution) -> None:
-        execution.release(reap=True)
-        if self._cgroups is not None:
-            self._cgroups.leave(execution.attempt.tag)
+    def _reap_all(self, batch: list[ProcessExecution]) -> None:
+        for execution in batch:
+            execution.release(reap=True)
+            if self._cgroups is not None:
+                self._cgroups.leave(execution.attempt.tag)
         if self._on_settled is not None:
             try:
-                self._on_settled(execution.identity.pid, execution.identity.start_ticks)
+                identities = [execution.identity for execution in batch]
+                self._on_settled(*((each.pid, each.start_ticks) for each in identities))
             except Exception:
-                log.exception("the supervisor could not be told of the end of %s", execution.process)
+                log.exception("the supervisor could not be told of the end of %d processes", len(batch))
 
 
 class _Order:

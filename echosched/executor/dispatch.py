@@ -72,6 +72,10 @@ class ActionExecutor:
         self._http: Executor | None = None
         self._callables: CallableExecutor | None = None
 
+    def warm(self) -> None:
+        """Make ready what starts commands (see :meth:`CommandExecutor.warm`)."""
+        self.processes.warm()
+
     async def start(self, attempt: Attempt) -> Execution:
         """Start *attempt* by what its job does; raises ``ExecutionError`` with the reason if it cannot be."""
         match attempt.job.action:

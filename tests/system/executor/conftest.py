@@ -44,7 +44,7 @@ class Rig:
         self.settled: list[tuple[int, int]] = []
         options = {
             "report_child": lambda *told: self.reported.append(told),
-            "on_settled": lambda *told: self.settled.append(told),
+            "on_settled": lambda *told: self.settled.extend(told),
             **options,
         }
         self.executor = ActionExecutor(clock=SystemClock(), instance=instance, **options)

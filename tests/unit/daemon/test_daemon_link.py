@@ -78,7 +78,7 @@ def test_reports_reach_the_supervisor(pair: tuple[worker.Worker, WorkerLink]) ->
     supervisor, link = pair
     link.ready("warm")
     link.report_child('odd "tag"', 12, 34)
-    link.acknowledge(12, 34)
+    link.acknowledge((12, 34))
     link.failed(6, "bad\nworse")
     link.reloading()
     link.reloaded({"grace": 3})
