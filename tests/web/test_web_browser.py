@@ -141,7 +141,7 @@ def test_a_running_job_shows_its_progress_and_can_be_cancelled(served, eyes):
     page = eyes.open(served)
     row(page, "sleeper").get_by_role("button", name="Run now").click()
     expect(row(page, "sleeper")).to_contain_text("running")
-    expect(row(page, "sleeper").locator("[data-running]")).to_have_text(re.compile(r"for \d+ s"))
+    expect(row(page, "sleeper").locator("[data-running]")).to_have_text(re.compile(r"for \d+\ss"))
     row(page, "sleeper").get_by_role("link", name=re.compile(r"^#\d+$")).click()
     expect(page.locator("#run-state")).to_have_attribute("data-state", "running")
     page.get_by_role("button", name="Cancel").click()
