@@ -29,8 +29,9 @@ def judge(slots: Sequence[datetime], now: datetime, policy: Policy, *, more: boo
     """Return a verdict for each of one job's due *slots* (aware, ascending), in their order.
 
     Of several due slots ``last`` runs the newest, ``all`` every one within ``catchup_window``, ``none``
-    the newest if it is live. All others are missed, each with its reason. *more*: newer due slots follow in
-    a later call.
+    the newest if it is live. All others are missed, each with its reason. With ``all`` several at once are a
+    backlog however fresh they are: nobody could run the first when the second came due, and ``overlap``,
+    which judges live slots, would drop all but one. *more*: newer due slots follow in a later call.
     """
     if len(slots) == 1 and not more and now - slots[0] <= TOLERANCE:  # nearly always
         return [Verdict(slots[0])]
@@ -39,7 +40,7 @@ def judge(slots: Sequence[datetime], now: datetime, policy: Policy, *, more: boo
     verdicts = []
     for slot in slots:
         lag = now - slot
-        live = lag <= TOLERANCE
+        live = lag <= TOLERANCE and policy.catchup is not Catchup.ALL
         trigger = Trigger.SCHEDULE if live else Trigger.CATCHUP
         if not live and policy.catchup is Catchup.NONE:
             verdicts.append(Verdict(slot, trigger, f"{_ago(lag)} late and catchup is none"))

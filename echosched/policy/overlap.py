@@ -41,9 +41,9 @@ def judge(overlap: Overlap, active: int, waiting: int, *, earlier: int | None = 
         return _QUEUE
     if overlap is Overlap.REPLACE:
         return _REPLACE
-    of = "" if earlier is None else f" {earlier}"
+    run = "an earlier run" if earlier is None else f"run {earlier}"
     if overlap is Overlap.QUEUE:
         if waiting == 0:
             return _QUEUE
-        return Verdict(Move.SKIP, f"run{of} is active and another one is queued already (overlap queue)")
-    return Verdict(Move.SKIP, f"run{of} is still active (overlap skip)")
+        return Verdict(Move.SKIP, f"{run} is active and another one is queued already (overlap queue)")
+    return Verdict(Move.SKIP, f"{run} is still active (overlap skip)")

@@ -28,6 +28,7 @@ from echosched.model import (
     ProcessIdentity,
     Result,
     Run,
+    Started,
     State,
     Trigger,
 )
@@ -149,6 +150,9 @@ def _adopt(
     live.adopted = live.armed = True
     live.execution = execution
     live.started_at = run.started_at or execution.started_at
+    if run.started_at is None and live.started_at is not None:
+        # The crash came before the start was written; history shall not show a run that never began but ended.
+        scheduler.store.started([Started(live.run, live.attempt, live.started_at, process)])
     scheduler.emit(events.RunAdopted(ts=scheduler.clock.now(), **run_fields(live), pid=process.pid))
     scheduler.runs.watch(live)
 

@@ -100,6 +100,17 @@ async def test_catchup_all_runs_every_slot_in_order(rig: Rig) -> None:
     assert rig.executor.slots == [START + n * timedelta(minutes=10) for n in range(1, 7)]
 
 
+async def test_catchup_all_drops_no_slot_of_an_outage_of_seconds(rig: Rig) -> None:
+    job = make_job(schedule="every 1s", catchup=Catchup.ALL)
+    await rig.begin(job)
+    await rig.scheduler.quiesce()
+    rig.clock.advance(timedelta(seconds=6))
+    await rig.restart(job)
+    for _ in range(10):
+        await rig.pass_time(timedelta(milliseconds=90))
+    assert rig.executor.slots == [START + timedelta(seconds=n) for n in range(1, 7)]
+
+
 async def test_catchup_reaches_no_further_back_than_its_window(rig: Rig) -> None:
     await missed_hour(rig, catchup=Catchup.ALL, catchup_window=timedelta(minutes=30))
     assert rig.executor.slots == [START + timedelta(minutes=n) for n in (40, 50, 60)]

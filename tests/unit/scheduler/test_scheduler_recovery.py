@@ -88,6 +88,16 @@ async def test_a_process_that_the_supervisor_holds_is_adopted(scene: Scene) -> N
     assert scene.adopted[0].settled
 
 
+async def test_the_start_of_an_adopted_run_that_was_never_written_down_is_written_now(scene: Scene) -> None:
+    number = await scene.leave(State.RUNNING)
+    scene.facts["held"] = {f"{number}.1": PROCESS}
+    await scene.recover()
+    scene.adopted[0].end(State.SUCCEEDED, 0)
+    await settle()
+    [run] = await scene.rig.store.history(job="job")
+    assert run.started_at == scene.adopted[0].started_at
+
+
 async def test_a_recorded_process_is_adopted_even_when_the_supervisor_died_too(scene: Scene) -> None:
     await scene.leave(State.RUNNING, started=PROCESS)
     scene.facts["began"] = lambda run, attempt: True
