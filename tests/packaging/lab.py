@@ -32,7 +32,7 @@ TOOLS = {
 }
 RUNTIME = (
     "adduser init-system-helpers logrotate procps util-linux sysvinit-utils lsb-base python3 python3-daemon "
-    "python3-lockfile python3-psutil python3-docopt python3-aiohttp python3-prometheus-client"
+    "python3-lockfile python3-psutil python3-docopt python3-aiohttp python3-prometheus-client tzdata"
 ).split()
 RECIPES: dict[str, list[str]] = {
     "systemd": [*RUNTIME, *"systemd systemd-sysv libpam-systemd dbus dbus-user-session polkitd sudo".split()],

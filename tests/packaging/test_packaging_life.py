@@ -67,6 +67,13 @@ def test_a_job_fires_as_that_user(box: Any) -> None:
 
 
 @on_both
+def test_time_zones_are_known_on_a_minimal_system(box: Any) -> None:
+    box.job("berlin", schedule="Mon..Fri 02:30 Europe/Berlin", command="true")
+    assert re.search(r"T0[01]:30:00", box.out("echoschedd next berlin --json -n 1"))
+    box.no_jobs()
+
+
+@on_both
 def test_reload_takes_a_good_configuration_and_refuses_a_bad_one(box: Any) -> None:
     pid = box.status()["pid"]
     box.machine.write(
