@@ -55,11 +55,12 @@ class CommandExecutor:
     *instance* goes into the environment mark that tells this daemon's jobs from another's.
     *report_child(tag, pid, start_ticks)* is called in a spawner thread right after each spawn,
     *on_settled((pid, start_ticks), …)* in another thread when settled processes have been reaped.
-    *exit_status(pidfd, pid)* says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if
-    it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves open; *environment*
-    replaces single variables of the clean environment. *patience_seconds*: how long an exit code that
-    the supervisor may still deliver is waited for. *cgroup*: a directory of the version 2 hierarchy, ours
-    to write to, under which each run gets a cgroup of its own (:mod:`~echosched.executor.cgroup`).
+    *exit_status(pidfd, pid)* says how a process that is not our child ended (exit code, or minus a signal's
+    number), ``None`` if it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves
+    open; *environment* replaces single variables of the clean environment. *patience_seconds*: how long an
+    exit code that the supervisor may still deliver is waited for. *cgroup*: a directory of the version 2
+    hierarchy, ours to write to, under which each run gets a cgroup of its own
+    (:mod:`~echosched.executor.cgroup`).
     """
 
     def __init__(
