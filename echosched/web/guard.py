@@ -81,7 +81,9 @@ class Guard:
     async def __call__(self, request: web.Request, proceed: Next) -> web.StreamResponse:
         """Let a request through to its endpoint, or answer it here; never raises for what a client does."""
         try:
-            return self._turned_away(request) or await proceed(request)
+            refusal = self._turned_away(request)
+            # Not "or": a response is a mapping, and aiohttp before 3.9 finds an empty mapping false.
+            return refusal if refusal is not None else await proceed(request)
         except web.HTTPException as error:
             return answers.of_http(error)
         except EchoschedError as error:

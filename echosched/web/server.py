@@ -59,7 +59,8 @@ def make_app(
             request.protocol.head_complete()
         return await guard(request, handler)
 
-    app = web.Application(middlewares=[gate], client_max_size=BODY_LIMIT_BYTES)
+    # One more: some versions of aiohttp refuse a body of exactly this size.
+    app = web.Application(middlewares=[gate], client_max_size=BODY_LIMIT_BYTES + 1)
     table = endpoints(api)
     table.append(
         Endpoint(
