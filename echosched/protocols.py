@@ -84,7 +84,8 @@ class Store(Protocol):
     async def claim(self, claims: Sequence[Claim]) -> list[int | None]:
         """Account for slots in one transaction; return a run number for each claim.
 
-        ``None`` stands where the slot was already accounted for. Run numbers are positive and grow. A claim with a slot also advances the job's cursor to it.
+        ``None`` stands where the slot was already accounted for. Run numbers are positive and grow. A claim
+        with a slot also advances the job's cursor to it.
         """
 
     async def starting(self, runs: Sequence[int]) -> None:
