@@ -71,6 +71,7 @@ class Engine:
             max_concurrent=max_concurrent,
             output_path=self.outputs.prepare,
             jitter=jitter_seconds,
+            redact=self.secrets.redact,
         )
 
     def _durable(self, path: str) -> Store:

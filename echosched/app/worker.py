@@ -103,6 +103,7 @@ class Worker:
             output_path=self.outputs.prepare,
             jitter=jitter_seconds,
             on_write=self.metrics.store_latency,
+            redact=self.secrets.redact,
         )
         self.operations = Operations(
             self.scheduler,

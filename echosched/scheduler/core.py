@@ -66,6 +66,7 @@ class Scheduler:
 
     *output_path* maps (run, attempt) to the file that takes the attempt's output; *jitter* is the
     deterministic spread of a job's slot, in seconds. *on_write* is told how long each durable write took.
+    *redact* masks secrets in the reasons of failures.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Scheduler:
         output_path: OutputPath = lambda run, attempt: None,
         jitter: Jitter = lambda name, slot, jitter: 0.0,
         on_write: Callable[[float], None] = lambda seconds: None,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self.store = store
         self._on_write = on_write
@@ -96,6 +98,7 @@ class Scheduler:
             on_end=self._start_followers,
             on_write=on_write,
             output_path=output_path,
+            redact=redact,
             max_concurrent=max_concurrent,
         )
         self._due = asyncio.Event()

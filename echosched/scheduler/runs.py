@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from echosched import events
@@ -34,7 +35,8 @@ takes from the starts what it costs, and nobody waits for an end whose place is 
 class Runs:
     """All runs that have not ended, and the start queue.
 
-    *on_end* is called after the commit of each outcome, with the run and its state.
+    *on_end* is called after the commit of each outcome, with the run and its state. *redact* masks secrets
+    in the reasons of failures.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Runs:
         on_end: Callable[[LiveRun, State], None],
         on_write: Callable[[float], None],
         output_path: OutputPath,
+        redact: Callable[[str], str],
         max_concurrent: int,
     ) -> None:
         self.live: dict[int, LiveRun] = {}
@@ -61,6 +64,7 @@ class Runs:
         self._on_end = on_end
         self._on_write = on_write
         self._output_path = output_path
+        self._redact = redact
         self._unarmed: list[LiveRun] = []
         self._ends: list[tuple[LiveRun, Ended]] = []
         self._committing = False
@@ -162,6 +166,10 @@ class Runs:
 
     def _ended(self, live: LiveRun, result: Result) -> None:
         now = self._clock.now()
+        if result.error:
+            # A program that is not found, or an exception's words, may hold what a reference resolved to; from
+            # here the reason goes to the store, the journal and every message.
+            result = replace(result, error=self._redact(result.error))
         wait = None
         if live.cancelled is None:
             wait = retry.delay(live.job.policy, live.attempt, result.state, random.random())

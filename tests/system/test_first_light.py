@@ -184,6 +184,20 @@ def test_run_wait_shows_every_attempt_and_output_is_there_when_nothing_runs(hous
     assert house.ok("output", "1", "--attempt", "2") == "try 2\n"
 
 
+def test_a_secret_stands_in_no_reason_and_no_file(house: House) -> None:
+    secret = "Zq9-very-secret"
+    house.write('[job.leak]\ncommand = ["${env:HOUSE_SECRET}", "x"]\n')
+    house.environ["HOUSE_SECRET"] = secret
+    house.ok("start")
+    failed = house.run("run", "leak", "--wait")
+    assert "command not found: [secret]" in failed.stderr
+    [run] = house.history("leak")
+    assert run["error"].startswith("command not found: [secret]")
+    house.ok("stop")
+    for path in house.directory.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
 # ── what is wrong is told at the terminal ─────────────────────────────────────────────────────
 
 
