@@ -70,7 +70,7 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
         ("since", f"{render.instant(document['started_at'])} ({render.seconds(document['uptime_seconds'])})"),
         ("activity", render.relative(document["last_activity"], now)),
         ("mode", f"{document['mode']}, version {document['version']}"),
-        ("worker", f"pid {document['worker_pid']}, {document['restarts']} restarts"),
+        ("worker", f"{_worker(document)}, {document['restarts']} restarts"),
         ("usage", f"{document['cpu_seconds']} s CPU, {render.size(document['rss_bytes'])} memory"),
     ]
     if document["jobs"] is not None:
@@ -103,3 +103,8 @@ def _last_exit(document: dict[str, Any]) -> list[str]:
     detail = f": {last['detail']}" if last.get("detail") else ""
     when = f" at {last['at'][:19].replace('T', ' ')}Z" if last.get("at") else ""
     return [f"  {'last exit':<9} {last['how']}{when}{detail}"]
+
+
+def _worker(document: dict[str, Any]) -> str:
+    pid = document["worker_pid"]
+    return "none at the moment" if pid is None else f"pid {pid}"
