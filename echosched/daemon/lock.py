@@ -124,8 +124,12 @@ def remove(path: str, descriptor: int, pid: int) -> bool:
     try:
         os.unlink(path)
     except OSError:
-        # A directory that belongs to root after privileges were dropped: leave an empty file behind.
-        write_pid(descriptor, None)
+        # A directory that belongs to root after privileges were dropped: leave an empty file behind. On a
+        # filesystem gone read-only not even that; the lock ends with the process, which must not stay for it.
+        try:
+            write_pid(descriptor, None)
+        except OSError:
+            pass
         return False
     return True
 

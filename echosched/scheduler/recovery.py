@@ -66,6 +66,8 @@ async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
     """Take over every run that has no outcome yet. Call between ``load`` and ``begin``."""
     now = scheduler.clock.now()
     for run in await scheduler.store.active():
+        if run.run in scheduler.runs.live:
+            continue  # claimed a moment ago, in place of one that blind time had hidden
         entry = scheduler.roster.entries.get(run.job) or _stranger(run, now)
         live = LiveRun(
             entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt, priority=run.priority

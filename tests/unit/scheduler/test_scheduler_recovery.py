@@ -88,16 +88,6 @@ async def test_a_process_that_the_supervisor_holds_is_adopted(scene: Scene) -> N
     assert scene.adopted[0].settled
 
 
-async def test_the_start_of_an_adopted_run_that_was_never_written_down_is_written_now(scene: Scene) -> None:
-    number = await scene.leave(State.RUNNING)
-    scene.facts["held"] = {f"{number}.1": PROCESS}
-    await scene.recover()
-    scene.adopted[0].end(State.SUCCEEDED, 0)
-    await settle()
-    [run] = await scene.rig.store.history(job="job")
-    assert run.started_at == scene.adopted[0].started_at
-
-
 async def test_a_recorded_process_is_adopted_even_when_the_supervisor_died_too(scene: Scene) -> None:
     await scene.leave(State.RUNNING, started=PROCESS)
     scene.facts["began"] = lambda run, attempt: True
@@ -190,6 +180,18 @@ async def test_slots_of_a_blind_time_are_abandoned_and_not_caught_up(rig: Rig) -
     assert await rig.states("job") == [State.SUCCEEDED] * 2 + [State.ABANDONED] * 3
     await rig.pass_time(MINUTE)
     assert len(rig.executor.slots) == 3
+
+
+async def test_slots_of_a_blind_time_that_are_to_run_again_do_so_once(rig: Rig) -> None:
+    scene = Scene(rig)
+    scene.job = make_job(on_abandoned=OnAbandoned.RETRY)
+    await rig.scheduler.load({"job": scene.job})
+    blind = rig.clock.now()
+    rig.clock.advance(3 * MINUTE)
+    await account_for_blind_time(rig.scheduler, blind)
+    await scene.recover()  # which finds them among the active rows
+    await rig.pass_time(timedelta(seconds=10))
+    assert sorted(rig.executor.slots) == [START + n * MINUTE for n in (1, 2, 3)]
 
 
 async def test_a_chain_broken_by_a_crash_is_taken_up_once(rig: Rig) -> None:
