@@ -42,6 +42,16 @@ def sync_ms(directory: Path) -> float:
     return common.median(taken)
 
 
+def sleeper_ms(seconds: int) -> list[float]:
+    """How late a Python program that does nothing else wakes at each whole second: the machine's own part."""
+    late = []
+    for _ in range(seconds):
+        due = int(time.time()) + 1
+        time.sleep(due - time.time())
+        late.append((time.time() - due) * 1000)
+    return late
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     options.add_argument("--seconds", type=int, default=20)
@@ -50,10 +60,15 @@ def main() -> int:
         tiny = common.build(directory, "tiny", common.TINY_C, "-static")
         sync = sync_ms(directory)
         found = lags(directory / "home", tiny, chosen.seconds)
+        asleep = sleeper_ms(chosen.seconds // 2)
         rows = [
             common.row("lag, one job a second: median", common.median(found), 1.4, "ms"),
             common.row("lag, one job a second: 99 of 100", common.quantile(found, 0.99), 5.0, "ms"),
             common.row("slots without a run", max(0, chosen.seconds - 1 - len(found)), 0),
+            common.row(
+                "a program that only sleeps, in the same run: median", common.median(asleep), None, "ms"
+            ),
+            common.row("a program that only sleeps: 99 of 100", common.quantile(asleep, 0.99), None, "ms"),
             common.row("one fdatasync in the same run: median", sync, None, "ms"),
         ]
         if os.path.isdir("/dev/shm"):
