@@ -35,7 +35,7 @@ HOMES = {
     "output": "runs",
     "cancel": "runs",
     "check": "files",
-    "edit": "files",
+    "edit": "edit",
     "import-crontab": "files",
     "doctor": "doctor",
     "completion": "completion",

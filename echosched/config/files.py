@@ -18,13 +18,20 @@ class ConfigFiles:
     """Reads files and remembers which. *uid* 0 makes it careful; *home_mode* leaves ownership to the home's owner."""
 
     def __init__(
-        self, main: str, problems: Problems, *, uid: int, home_mode: bool, draft: str | None = None
+        self,
+        main: str,
+        problems: Problems,
+        *,
+        uid: int,
+        home_mode: bool,
+        draft: tuple[str, str] | None = None,
     ) -> None:
-        """Read nothing yet; *draft* is opened in place of *main*."""
+        """Read nothing yet; *draft* is a path and the file that is opened in its place."""
         self.main = main
         self.sources: list[str] = []
         self.owners: dict[str, int] = {}
-        self._draft = draft
+        self._drafted = None if draft is None else draft[0]
+        self._draft = None if draft is None else draft[1]
         self._problems = problems
         self._directory = os.path.dirname(main)
         self._careful = uid == 0
@@ -41,7 +48,7 @@ class ConfigFiles:
         place = self.place(path)
         try:
             # Not blocking: a named pipe in place of the file must not hang the start.
-            opened = self._draft if self._draft is not None and path == self.main else path
+            opened = self._draft if self._draft is not None and path == self._drafted else path
             descriptor = os.open(opened, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
             self._problems.add(place, "", _reason(error))
@@ -79,23 +86,25 @@ class ConfigFiles:
     def drop_ins(self) -> list[str]:
         """Return the drop-in files beside the main file, in the order of their names."""
         directory = os.path.join(self._directory, "jobs.d")
+        names: set[str] = set()
+        if self._drafted is not None and os.path.dirname(self._drafted) == directory:
+            names.add(os.path.basename(self._drafted))  # it will be there
         try:
-            names = sorted(
-                name for name in os.listdir(directory) if name.endswith(".toml") and name[0] != "."
-            )
-            found = os.stat(directory)
+            names |= set(os.listdir(directory))
+            found: os.stat_result | None = os.stat(directory)
         except FileNotFoundError:
-            return []
+            found = None
         except OSError as error:
             self._problems.add(self.place(directory), "", _reason(error))
             return []
-        if names and not self._is_trusted(self.place(directory), found):
+        names = {name for name in names if name.endswith(".toml") and name[0] != "."}
+        if names and found is not None and not self._is_trusted(self.place(directory), found):
             return []
-        return [os.path.join(directory, name) for name in names]
+        return [os.path.join(directory, name) for name in sorted(names)]
 
     def missing(self) -> ConfigError | None:
         """Return the error for a main file that is not there, with what to create."""
-        if self._draft is not None or os.path.exists(self.main):
+        if self._drafted == self.main or os.path.exists(self.main):
             return None
         return ConfigError(
             f'{self.main}: no such file (create it, with a job such as: [job.hello] schedule = "* * * * *" '

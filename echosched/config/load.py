@@ -33,10 +33,12 @@ def load(
     environ: Mapping[str, str] | None = None,
     uid: int | None = None,
     draft: str | None = None,
+    draft_of: str | None = None,
 ) -> Config:
     """Return the configuration in *path* (default: that of *paths*) and the files that belong to it.
 
-    With *draft* that file is read as if it lay at *path*: what an editor is about to save.
+    With *draft* that file is read as if it lay at *path*, or at *draft_of*, one of the other files: what an editor
+    is about to save.
 
     Reads files and the account database, nothing else. *environ* is where ``${env:…}`` will be looked up: only to
     warn about what is unset. *uid* is the daemon's. Raises ``ConfigError`` with all problems, each
@@ -51,7 +53,7 @@ def load(
         home_mode=paths is not None and paths.mode == "home",
         environ=os.environ if environ is None else environ,
         uid=os.geteuid() if uid is None else uid,
-        draft=draft,
+        draft=None if draft is None else (os.path.abspath(draft_of or path), draft),
     ).run(drop_ins=drop_ins)
 
 
@@ -59,7 +61,13 @@ class _Loading:
     """One pass over all files."""
 
     def __init__(
-        self, path: str, *, home_mode: bool, environ: Mapping[str, str], uid: int, draft: str | None
+        self,
+        path: str,
+        *,
+        home_mode: bool,
+        environ: Mapping[str, str],
+        uid: int,
+        draft: tuple[str, str] | None,
     ) -> None:
         self.problems = values.Problems()
         self.files = ConfigFiles(path, self.problems, uid=uid, home_mode=home_mode, draft=draft)

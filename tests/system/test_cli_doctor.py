@@ -197,6 +197,7 @@ def test_a_damaged_database_is_found(home: House) -> None:
     assert found["database"][0]["state"] == "bad"
 
 
+@pytest.mark.root
 @pytest.mark.skipif(not AS_ROOT, reason="mounts and other users need root")
 def test_small_and_read_only_disks_are_found(home: House, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
