@@ -1,4 +1,4 @@
-"""How late a job starts that is due every second, in a real daemon on a machine that does nothing else.
+"""How late a job starts that is due every second, in a real daemon, beside what the machine itself adds.
 
     python bench/lag.py [--seconds N]
 

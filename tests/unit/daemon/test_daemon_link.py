@@ -78,7 +78,7 @@ def test_reports_reach_the_supervisor(pair: tuple[worker.Worker, WorkerLink]) ->
     supervisor, link = pair
     link.ready("warm")
     link.report_child('odd "tag"', 12, 34)
-    link.acknowledge((12, 34))
+    link.acknowledge((12, 34), (13, 35))
     link.failed(6, "bad\nworse")
     link.reloading()
     link.reloaded({"grace": 3})
@@ -89,6 +89,7 @@ def test_reports_reach_the_supervisor(pair: tuple[worker.Worker, WorkerLink]) ->
         {"op": "ready", "status": "warm"},
         {"op": "child", "tag": 'odd "tag"', "pid": 12, "ticks": 34},
         {"op": "ack", "pid": 12, "ticks": 34},
+        {"op": "ack", "pid": 13, "ticks": 35},
         {"op": "failed", "exit_code": 6, "message": "bad\nworse"},
         {"op": "reloading"},
         {"op": "reloaded", "settings": {"grace": 3}},
