@@ -192,18 +192,35 @@ def _stay(paths: Paths, parts: list[str], arguments: dict[str, Any], reason: str
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
     for part in parts:
-        children[part] = subprocess.Popen(_foreground(paths, part, arguments))
-        print(f"{part:<10} started (pid {children[part].pid})", flush=True)
+        child = children[part] = subprocess.Popen(_foreground(paths, part, arguments))
+        if not told and _is_up(paths, part, child):
+            print(f"{part:<10} started (pid {child.pid})", flush=True)
     while all(child.poll() is None for child in children.values()):
         time.sleep(0.2)
-    if not told:  # one ended by itself: the other must not go on as if all were well
+    asked = bool(told)
+    if not asked:  # one ended by itself: the other must not go on as if all were well
         pass_on(signal.SIGTERM, None)
     codes = [child.wait() for child in children.values()]
-    if told:
+    if asked:
         return EX_OK
     for part, code in zip(children, codes, strict=True):
         print(f"{part:<10} ended with exit code {code}", file=sys.stderr)
     return max((abs(code) for code in codes), default=EX_ERROR) and EX_ERROR
+
+
+def _is_up(paths: Paths, part: str, child: subprocess.Popen[bytes]) -> bool:
+    """Wait until the scheduler has said that it is ready; the web server says so itself, with its address."""
+    if part == "web":
+        return child.poll() is None
+    from echosched.daemon.inspect import inspect
+
+    deadline = time.monotonic() + START_SECONDS
+    while child.poll() is None and time.monotonic() < deadline:
+        facts = inspect(_paths(paths, part), usage=False)
+        if facts["ready"] and facts["pid"] == child.pid:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _foreground(paths: Paths, part: str, arguments: dict[str, Any]) -> list[str]:
