@@ -19,6 +19,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+    "Server": "echosched",  # in place of the versions of everything below us
 }
 
 _STATUS_OF_CODE = {

@@ -228,7 +228,10 @@ class Api:
         finally:
             leaving.cancel()
             pump.cancel()
-            await asyncio.gather(pump, leaving, return_exceptions=True)
+            ended, _ = await asyncio.gather(pump, leaving, return_exceptions=True)
+        if isinstance(ended, Exception):
+            # Too late for an answer, the stream has begun; the reader comes back by itself.
+            logger.error("an event stream failed", exc_info=ended)
         return response
 
     async def _pump(self, response: web.StreamResponse, after: str | None) -> None:

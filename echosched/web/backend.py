@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from echosched.errors import NotRunning, Unreachable
+from echosched.errors import Conflict, NotRunning, Unreachable
 from echosched.journal.read import Follower, afollow, parse
 from echosched.protocols import Facts
 from echosched.web.lifecycle import Lifecycle
@@ -21,6 +22,7 @@ from echosched.web.settings import WebSettings
 
 CALL_TIMEOUT_SECONDS = 20.0
 CALLS_AT_ONCE = 8
+RESUME_LIMIT_BYTES = 2 * 1024 * 1024
 
 
 class Backend(Protocol):
@@ -30,7 +32,10 @@ class Backend(Protocol):
         """Do one operation in the worker; raises an ``EchoschedError`` with the worker's code and words."""
 
     def follow(self, after: str | None) -> AsyncIterator[tuple[str, Facts]]:
-        """Yield ``(id, event)`` for every journal event behind id *after* (``None``: new ones), for ever."""
+        """Yield ``(id, event)`` for every journal event behind id *after* (``None``: new ones), for ever.
+
+        Raises an ``EchoschedError`` for an *after* that it cannot go on from.
+        """
 
     async def journal(self, n: int, wanted: Callable[[Facts], bool]) -> tuple[list[Facts], str]:
         """Return the last *n* *wanted* events, oldest first, and the id behind which to :meth:`follow` on."""
@@ -94,12 +99,30 @@ class DaemonBackend:
         """Follow the journal's file, across rotations.
 
         Not the worker's stream: the file costs the worker nothing, and the supervisor writes there too,
-        just when there is no worker to ask.
+        just when there is no worker to ask. Raises ``Conflict`` for a place too far back.
         """
+        if after is not None and not self._is_near(after):
+            raise Conflict("the event lies too far back to go on from there (read the journal anew)")
         async with contextlib.aclosing(afollow(self._settings.paths.log, position=after)) as lines:  # type: ignore[type-var]
             async for position, line in lines:
                 if (event := parse(line)) is not None:
                     yield position, event
+
+    def _is_near(self, place: str) -> bool:
+        """Tell whether what was written since *place* can be read at one go without holding up the others."""
+        inode, _, offset = place.partition(":")
+        if not (inode.isdecimal() and offset.isdecimal()):
+            return False
+        behind = 0
+        for name in (self._settings.paths.log, f"{self._settings.paths.log}.1"):
+            try:
+                found = os.stat(name)
+            except OSError:
+                continue
+            if found.st_ino == int(inode):
+                return 0 <= behind + found.st_size - int(offset) <= RESUME_LIMIT_BYTES
+            behind += found.st_size
+        return False
 
     async def journal(self, n: int, wanted: Callable[[Facts], bool]) -> tuple[list[Facts], str]:
         """Return the last *n* *wanted* events and the place behind them."""

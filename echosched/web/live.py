@@ -221,7 +221,11 @@ class EventHub:
                     self._publish(wire(event, event_id=event_id), event_id)
                     if event.get("event") in _TURNING_POINTS:
                         self._poke.set()
-            except (EchoschedError, OSError) as error:
+            except EchoschedError:
+                # It has moved on further than we can read up on: begin anew, and say so.
+                self._last_id = None
+                self._publish(wire({}, event="reset"))
+            except OSError as error:
                 # Told once for each change of state, not once for each try.
                 if not failures:
                     logger.warning("the journal cannot be followed: %s", error)

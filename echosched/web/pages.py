@@ -47,6 +47,7 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     # Asked again each time, answered 304 from memory: a page never mixes versions.
     "Cache-Control": "no-cache",
+    "Server": "echosched",
 }
 
 

@@ -262,6 +262,29 @@ def test_a_taken_port_is_one_line_and_an_exit_code(served):
     assert "cannot listen" in refused.stderr
 
 
+def test_events_are_resumed_behind_the_last_one_also_by_a_new_web_server(served):
+    key = served.environ["DASHBOARD_KEY"]
+    first = served.post("/api/jobs/hello/run?wait=1")["run"]
+    last = served.get("/api/journal")["last_id"]
+    second = served.post("/api/jobs/hello/run?wait=1")["run"]
+    served.unserve()
+    served.serve()
+
+    def listen(after, wanted):
+        request = urllib.request.Request(
+            served.url + "/api/events", headers={"X-Dash-Key": key, "Last-Event-ID": after}
+        )
+        with urllib.request.urlopen(request, timeout=30) as stream:
+            for line in stream:
+                if wanted in line:
+                    return
+                assert f'"run":{first},'.encode() not in line
+
+    listen(last, f'"event":"run_end","job":"hello","run":{second},'.encode())
+    for gone in ("1:1", "nonsense", f"{last.partition(':')[0]}:999999999"):
+        listen(gone, b"event: reset")
+
+
 def test_the_web_server_leaves_at_once_although_pages_are_open(served):
     request = urllib.request.Request(
         served.url + "/api/events", headers={"X-Dash-Key": served.environ["DASHBOARD_KEY"]}

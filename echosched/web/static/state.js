@@ -127,6 +127,7 @@ export const loadTimeline = () => once("timeline", async () => {
   try {
     const answer = await get("api/timeline" + query({ from: at(now - hours * 3600e3), to: at(now + hours * 3600e3) }));
     known.timeline = { ...answer.data, hours };
+    timelineAt = Date.now();
   } catch (error) {
     failed(error);
   }
@@ -135,8 +136,11 @@ export const loadTimeline = () => once("timeline", async () => {
 
 export const loadJournal = () => once("journal", async () => {
   try {
+    const before = known.events.length;
     const answer = await get("api/journal?n=500");
-    known.events = answer.data;
+    // What was heard while the answer was on its way may be in it, or not.
+    const had = new Set(answer.data.slice(-200).map((event) => JSON.stringify(event)));
+    known.events = [...answer.data, ...known.events.slice(before).filter((event) => !had.has(JSON.stringify(event)))];
     known.eventsLoaded = true;
     if (lastId === null) lastId = answer.last_id;
   } catch (error) {
@@ -145,10 +149,14 @@ export const loadJournal = () => once("journal", async () => {
   changed("events");
 });
 
-/** Ask everything anew. */
+/** Ask everything anew; a timeline of thousands of runs not more often than it pays. */
 export async function refresh() {
-  await Promise.all([loadStatus(), loadJobs(), loadTimeline()]);
+  const heavy = (known.timeline?.runs.length ?? 0) > 1000;
+  const fresh = known.timeline?.hours === known.timelineHours && Date.now() - timelineAt < 20_000;
+  await Promise.all([loadStatus(), loadJobs(), heavy && fresh ? null : loadTimeline()]);
 }
+
+let timelineAt = 0;
 
 let soon = null;
 let soonAt = 0;

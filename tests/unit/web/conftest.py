@@ -149,6 +149,8 @@ class FakeBackend:
 
     async def follow(self, after: str | None) -> AsyncIterator[tuple[str, Facts]]:
         self.follows += 1
+        if after is not None and not after.isdecimal():
+            raise Conflict("too far back")
         place = len(self.events) if after is None else int(after)
         while True:
             news = self.news

@@ -64,6 +64,15 @@ async def test_a_page_resumes_behind_the_last_event_it_saw(browser, backend, key
         backend.events.pop()
 
 
+async def test_a_place_that_is_gone_is_answered_with_a_reset_and_what_comes_next(browser, backend, key):
+    backend.emit("tick", tick=1)
+    async with stream(browser, key, "?after=nonsense") as response:
+        await messages(response, 1, "reset")
+        backend.emit("tick", tick=2)
+        ((_, event),) = await messages(response, 1)
+        assert event["tick"] == 2
+
+
 async def test_many_pages_cost_one_follower(browser, backend, key):
     async with contextlib.AsyncExitStack() as stack:
         pages = [await stack.enter_async_context(stream(browser, key)) for _ in range(20)]
