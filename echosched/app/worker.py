@@ -333,6 +333,9 @@ class Worker:
             for live in self.scheduler.runs.running():
                 self.scheduler.runs.cancel_live(live, State.CANCELLED, "the scheduler was stopped")
         if self._stopping is None:
+            if self.link.supervisor_pid == os.getpid():  # --no-supervise: nobody else would tell
+                now = self.clock.now()
+                self.scheduler.emit(events.Shutdown(ts=now, signal=message.signal, pid=os.getpid()))
             self._stopping = asyncio.get_running_loop().create_task(self._shut(message))
 
     async def _shut(self, message: Message) -> None:

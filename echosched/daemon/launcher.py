@@ -129,7 +129,8 @@ class _Files:
 
         self.owner = privileges.account(settings.user, settings.group)
         self.pidfile: PIDFile = PIDFile(settings.paths.pidfile)
-        self.db_lock: PIDFile | None = PIDFile(settings.paths.db_lock) if settings.paths.db_lock else None
+        place = settings.paths.db_lock
+        self.db_lock: PIDFile | None = PIDFile(place, mode=0o640) if place else None
 
     def take(self, settings: Settings) -> bool:
         """Make directories and files, take the locks; ``False`` when the pidfile is another daemon's."""

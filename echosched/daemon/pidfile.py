@@ -26,19 +26,26 @@ class PIDFile(LockBase):  # type: ignore[misc]  # lockfile is untyped
     """An exclusive lock on a file that holds ``PID\\n`` and nothing else, held for a daemon's whole life.
 
     Raises lockfile's errors: ``AlreadyLocked``, ``LockTimeout``, ``LockFailed``, ``NotLocked``,
-    ``NotMyLock``. The file is made with mode 0644, never through a symbolic link.
+    ``NotMyLock``. The file is made with mode 0644 (anybody may read a pid), never through a symbolic link.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], threaded: bool = False, timeout: float | None = 0
+        self,
+        path: str | os.PathLike[str],
+        threaded: bool = False,
+        timeout: float | None = 0,
+        *,
+        mode: int = 0o644,
     ) -> None:
         """Prepare a lock on *path*; *timeout* seconds for ``acquire`` (``None``: for ever; 0: at once).
 
-        *threaded* is there for the library's signature; the lock belongs to the process.
+        *threaded* is there for the library's signature; the lock belongs to the process. *mode* is that of a
+        file made anew.
         """
         # Absolute: a daemon changes its working directory between acquire and release.
         super().__init__(os.path.abspath(os.fspath(path)), threaded=False, timeout=timeout)
         self.lock_file = self.path
+        self._mode = mode
         self._descriptor: int | None = None
         self._owner: int | None = None
         self.stale_pid: int | None = None
@@ -108,7 +115,7 @@ class PIDFile(LockBase):  # type: ignore[misc]  # lockfile is untyped
 
     def break_lock(self) -> None:
         """Refuse to break a lock that a living process holds; remove a file that nobody holds."""
-        descriptor = lock.take_patiently(self.path)
+        descriptor = lock.take_patiently(self.path, self._mode)
         if descriptor is None:
             raise LockFailed(
                 f"{self.path} is locked by process {self.read_pid()}, which lives (stop it first)"
@@ -133,7 +140,7 @@ class PIDFile(LockBase):  # type: ignore[misc]  # lockfile is untyped
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                descriptor = lock.take_patiently(self.path)
+                descriptor = lock.take_patiently(self.path, self._mode)
             except OSError as error:
                 raise LockFailed(f"{self.path}: {error.strerror}") from error
             if descriptor is not None:

@@ -408,6 +408,7 @@ class Supervisor:
             # Else the next worker must learn of slots that this one ran and could not write down.
             _unlink(self.settings.paths.beat)
         self.locks.remove()
+        self.journal.emit("cleanup", removed_pid=os.getpid())
         self.exit_code = exit_code
 
     # ── what the state file says ──────────────────────────────────────────────────────────────

@@ -298,6 +298,27 @@ def test_the_foreground_shows_the_journal_and_obeys_the_same_verbs(house: House)
     assert {"ready", "tick", "run_end", "shutdown"} <= set(shown)
 
 
+def test_a_worker_without_a_supervisor_tells_its_shutdown_too(house: House) -> None:
+    house.write(QUICK)
+    child = house.popen(
+        "start", "--foreground", "--no-supervise", stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    )
+    eventually(lambda: house.status["health"] == "ok")
+    house.ok("stop")
+    assert child.wait(30) == 0
+    [event] = house.events("shutdown")
+    assert (event["signal"], event["pid"]) == ("SIGTERM", child.pid)
+
+
+def test_a_clean_stop_tells_that_its_pidfile_was_removed(house: House) -> None:
+    house.write(QUICK)
+    house.ok("start")
+    pid = house.pid
+    assert stat.S_IMODE((house.directory / "echosched.db.lock").stat().st_mode) == 0o640
+    house.ok("stop")
+    assert [event["removed_pid"] for event in house.events("cleanup")] == [pid]
+
+
 @pytest.mark.parametrize("variable", ["REPL_ID", "REPLIT_DEPLOYMENT", "SUPERVISOR_ENABLED"])
 def test_hosts_that_end_detached_processes_get_the_foreground(house: House, variable: str) -> None:
     house.write(QUICK)
