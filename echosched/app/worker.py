@@ -162,7 +162,7 @@ class Worker:
         loop.add_reader(self.link.fileno(), self._listen)
         self._listen()  # what came with the supervisor's first words lies in the link's buffer, not in the socket
         if self.link.standby:
-            self.link.ready(f"standing by, {len(self.config.jobs)} jobs")
+            self.link.ready("standing by")
             await self._go.wait()
         await self._begin()
         return await self._leave
@@ -201,7 +201,7 @@ class Worker:
         now = self.clock.now()
         self.scheduler.emit(events.Ready(ts=now, pid=os.getpid(), jobs=len(self.config.jobs)))
         self.journal.flush()
-        self.link.ready(f"{len(self.config.jobs)} jobs")
+        self.link.ready(f"jobs: {len(self.config.jobs)}")
         self._tick()
         early, self._early = self._early or [], None
         for message in early:
