@@ -47,6 +47,9 @@ STAGGER_SECONDS = 0.05
 JUMP_SECONDS = 1.0
 """A change of the wall clock against the monotonic one that counts as a jump."""
 
+IMPLAUSIBLE_SECONDS = 366 * 86_400.0
+"""A jump forward that long puts a clock right that was wrong (a machine that began in 1970): nothing was missed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -182,7 +185,7 @@ class Scheduler:
             self._due.clear()
             self._firing = True
             try:
-                self._notice_jump()
+                await self._notice_jump()
                 more = not self._leaving and await self._fire(FIRED_AT_ONCE if more else FIRED_FIRST)
             except Exception:
                 log.exception("firing failed; the loop goes on")
@@ -199,7 +202,7 @@ class Scheduler:
     def _offset(self) -> float:
         return self.clock.now().timestamp() - self.clock.monotonic()
 
-    def _notice_jump(self) -> None:
+    async def _notice_jump(self) -> None:
         offset, boot = self._offset(), self.clock.boot() - self.clock.monotonic()
         moved, slept = offset - self._wall_offset, boot - self._boot_offset
         self._wall_offset, self._boot_offset = (
@@ -213,6 +216,8 @@ class Scheduler:
         self.emit(events.ClockJump(ts=now, seconds=round(moved, 6), suspended=suspended))
         if moved < 0:
             self.roster.rewind(now)
+        elif moved > IMPLAUSIBLE_SECONDS and not suspended:
+            await self.roster.leap(now)
 
     async def _fire(self, most: int) -> bool:
         """Deal with what is due now, *most* jobs of it; tell whether anything was."""
@@ -252,7 +257,8 @@ class Scheduler:
         )
         if decision.move is overlap.Move.SKIP:
             return _wish(entry, verdict, State.SKIPPED, now, error=decision.reason)
-        if decision.move is overlap.Move.REPLACE:
+        # A slot that comes due once more (the clock was set back) will be refused: nothing gives way to it.
+        if decision.move is overlap.Move.REPLACE and verdict.slot > entry.cursor_at:
             self._replace(entry, "replaced by a newer slot (overlap replace)")
         entry.claiming += 1
         if decision.move is overlap.Move.START and self.runs.queue.waiting < ARMED_AHEAD:

@@ -461,3 +461,29 @@ async def test_a_year_of_daily_slots_passes_in_a_moment(rig: Rig) -> None:
     await rig.pass_time(timedelta(days=365))
     assert len(rig.executor.slots) == 365
     assert await rig.states("job") == [State.SUCCEEDED] * 365
+
+
+async def test_a_running_job_does_not_give_way_to_a_slot_that_comes_due_again(rig: Rig) -> None:
+    rig.executor.script = lambda attempt: None
+    await rig.begin(make_job(overlap=Overlap.REPLACE))
+    await rig.pass_time(timedelta(minutes=1))
+    rig.clock.set(rig.clock.now() - timedelta(seconds=30))
+    await settle()
+    await rig.pass_time(timedelta(seconds=40))
+    [execution] = rig.executor.started
+    assert execution.cancelled is None
+
+
+async def test_a_clock_that_was_half_a_century_wrong_leaves_no_row_for_each_minute(rig: Rig) -> None:
+    rig.clock.set(datetime(1970, 1, 1, tzinfo=UTC))
+    await rig.restart(make_job())
+    await rig.pass_time(timedelta(minutes=2))
+    rig.clock.set(START)
+    await settle()
+    await rig.pass_time(timedelta(minutes=2))
+    minute = timedelta(minutes=1)
+    assert rig.executor.slots[-2:] == [START + minute, START + 2 * minute]
+    assert len(rig.executor.slots) == 4
+    assert len(await rig.store.history(limit=1000)) == 4
+    [job] = (await rig.store.load_jobs()).values()
+    assert job.cursor_at >= START
