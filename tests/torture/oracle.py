@@ -115,11 +115,13 @@ def compare(
     until: datetime,
     since: datetime | None = None,
     repeatable: frozenset[str] = frozenset(),
+    blind: bool = False,
 ) -> Account:
     """Return the account of all slots from *since* (default: each job's first row) to *until*.
 
-    Jobs in *repeatable* may be there once for each attempt (retries, ``on_abandoned = "retry"``); the
-    others once.
+    Jobs in *repeatable* may be there once for each attempt (``on_abandoned = "retry"``: at least once), and
+    where the memory of an attempt went down with a worker that could not write (*blind*) the first one is
+    counted anew; the others once.
     """
     account = Account()
     by_slot: dict[Slot, Row] = {}
@@ -133,7 +135,7 @@ def compare(
     there: Counter[Slot] = Counter()
     for (job, slot, attempt), count in marks.items():
         there[(job, slot)] += count
-        if count > 1:
+        if count > 1 and not (blind and job in repeatable):
             account.doubled.append((job, slot))
         if attempt > 1 and job not in repeatable:
             account.doubled.append((job, slot))

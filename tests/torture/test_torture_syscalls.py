@@ -54,7 +54,7 @@ def test_killed_at_chosen_system_calls_lose_and_double_nothing(ordeal: Ordeal) -
     hit: dict[str, int] = {}
     for point in chosen(WORKER_POINTS, 5, ordeal.chance):
         worker = eventually(ordeal.find_worker)
-        injection = Injection(worker, rule(point), limit=20)
+        injection = Injection(worker, rule(point))
         if injection.wait_for_death(4.0):
             hit[f"worker {point}"] = hit.get(f"worker {point}", 0) + 1
             ordeal.worker_kills += 1
@@ -62,7 +62,7 @@ def test_killed_at_chosen_system_calls_lose_and_double_nothing(ordeal: Ordeal) -
     for point in chosen(SUPERVISOR_POINTS, 3, ordeal.chance):
         eventually(ordeal.find_worker)
         supervisor = ordeal.pid
-        injection = Injection(supervisor, rule(point), limit=20)
+        injection = Injection(supervisor, rule(point))
         ordeal.kill_worker()
         if injection.wait_for_death(4.0):
             hit[f"supervisor {point}"] = hit.get(f"supervisor {point}", 0) + 1

@@ -1,0 +1,126 @@
+"""The wall clock is set, forward and back, and the machine sleeps: for the daemon only, at the system-call edge."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import eventually
+
+from .driver import Ordeal
+from .oracle import read_marks
+
+DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the shim is compiled here")
+
+EXACT = 'catchup = "all"\noverlap = "allow"\n'
+JOBS = {
+    "exact": ("*/2 * * * * *", "", EXACT),
+    "plain": ("*/3 * * * * *", "sleep 0.1", ""),
+    "replace": ("*/5 * * * * *", "sleep 3", 'overlap = "replace"\n'),
+}
+
+
+class ClockShim:
+    """The daemon's wall clock, relative to the machine's."""
+
+    def __init__(self, directory: Path, ordeal: Ordeal) -> None:
+        self.ordeal = ordeal
+        library, offsets = directory / "clockshim.so", directory / "clock"
+        source = Path(__file__).with_name("clockshim.c")
+        subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        offsets.write_bytes(bytes(16))
+        with open(offsets, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 16)
+        ordeal.environ |= {"LD_PRELOAD": str(library), "CLOCKSHIM": str(offsets)}
+        self.boot = timedelta(0)
+
+    def step(self, by: timedelta, *, asleep: bool = False) -> None:
+        """Set the clock (*asleep*: as after a suspend of that length)."""
+        self.ordeal.offset += by
+        self.boot += by if asleep else timedelta(0)
+        nanos = [(each // timedelta(microseconds=1)) * 1000 for each in (self.ordeal.offset, self.boot)]
+        self._map[:16] = struct.pack("qq", *nanos)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ordeal.offset
+
+
+@pytest.fixture
+def shim(ordeal: Ordeal, tmp_path: Path) -> Iterator[ClockShim]:
+    yield ClockShim(tmp_path, ordeal)
+    ordeal.close()
+
+
+def fired_after(ordeal: Ordeal, instant: datetime) -> int:
+    return sum(slot > instant and job == "exact" for job, slot, _ in read_marks(ordeal.marks))
+
+
+@pytest.mark.timeout(300)
+def test_clock_steps_and_sleep_lose_and_double_nothing_and_are_told_once(
+    ordeal: Ordeal, shim: ClockShim
+) -> None:
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: fired_after(ordeal, shim.now - timedelta(minutes=1)) >= 2)
+    steps = [(-15.0, False), (40.0, False), (60.0, True), (-3.0, False)]
+    if DEEP:
+        steps += [(ordeal.chance.uniform(-20, 60), False) for _ in range(20)]
+    steps = [step for step in steps if abs(step[0]) > 1.5]
+    for seconds, asleep in steps:
+        time.sleep(ordeal.chance.uniform(1.0, 2.5))
+        shim.step(timedelta(seconds=seconds), asleep=asleep)
+        eventually(
+            lambda known=len(ordeal.events("clock_jump")): len(ordeal.events("clock_jump")) >= 1 or known
+        )
+    furthest = shim.now + timedelta(seconds=20)
+    eventually(lambda: shim.now > furthest or fired_after(ordeal, shim.now - timedelta(seconds=3)) >= 1)
+    account = ordeal.account(ordeal.calm_down())
+    jumps = [(round(event["seconds"]), event["suspended"]) for event in ordeal.events("clock_jump")]
+    print(f"\nclock steps {jumps}: {account.line}")
+    account.hold()
+    assert jumps == [(round(seconds), asleep) for seconds, asleep in steps]
+
+
+@pytest.mark.timeout(300)
+def test_a_clock_that_was_set_back_before_a_restart_doubles_nothing(ordeal: Ordeal, shim: ClockShim) -> None:
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: fired_after(ordeal, shim.now - timedelta(minutes=1)) >= 3)
+    ordeal.kill_supervisor(restart=False)
+    shim.step(timedelta(seconds=-8))
+    ordeal.ok("start")
+    ordeal.kill_worker()
+    shim.step(timedelta(seconds=12))
+    account = ordeal.account(ordeal.calm_down())
+    print(f"\nset back and forward over restarts: {account.line}")
+    account.hold()
+
+
+@pytest.mark.timeout(300)
+def test_a_machine_that_booted_in_1970_goes_on_when_its_clock_is_set(ordeal: Ordeal, shim: ClockShim) -> None:
+    """No row for each minute of half a century: those slots were never due, the clock was wrong."""
+    shim.step(datetime(1970, 1, 1, 0, 1, tzinfo=UTC) - datetime.now(UTC))
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: fired_after(ordeal, datetime(1970, 1, 1, tzinfo=UTC)) >= 2)
+    shim.step(-ordeal.offset)
+    set_at = shim.now
+    eventually(lambda: fired_after(ordeal, set_at) >= 2)
+    ordeal.kill_worker()
+    eventually(lambda: fired_after(ordeal, set_at) >= 5)
+    assert len(ordeal.events("clock_jump")) == 1
+    rows = ordeal.history()
+    assert len(rows) < 200
+    ordeal.ok("stop")
+    assert max(read_marks(ordeal.marks).values()) == 1

@@ -1,0 +1,292 @@
+"""Disks that fail under a whole daemon, and daemons that die while they fail."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import eventually
+
+from .driver import Ordeal
+from .oracle import read_marks
+from .syscalls import Injection, alive
+
+DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and attaching take root")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+pytestmark = needs_root
+
+EXACT = 'catchup = "all"\noverlap = "allow"\n'
+JOBS = {
+    "quick": ("* * * * * *", "", EXACT),
+    "slow": ("*/2 * * * * *", "sleep 1.5", EXACT),
+    "plain": ("*/2 * * * * *", "sleep 0.2", ""),
+    "again": ("*/2 * * * * *", "sleep 0.3", EXACT + 'on_abandoned = "retry"\n'),
+}
+EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
+NO_LOG_FLUSH = 2
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, ordeal: Ordeal) -> Iterator[Callable[..., Path]]:
+    """Return a function that mounts something; all of it is gone afterwards, and the daemon before it."""
+    points: list[Path] = []
+
+    def mount(*arguments: str) -> Path:
+        point = tmp_path / f"m{len(points)}"
+        point.mkdir()
+        done = subprocess.run(["mount", *arguments, str(point)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting does not work here: {done.stderr.strip()}")
+        points.append(point)
+        return point
+
+    yield mount
+    ordeal.close()
+    for point in points:
+        while os.path.ismount(point):
+            subprocess.run(["umount", "--lazy", str(point)], check=True)
+
+
+def ext4_image(directory: Path) -> Path:
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    image = directory / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    return image
+
+
+def mount_anew(image: Path, disk: Path, *, check: bool = False) -> Path:
+    """Unmount *image* and mount what it held; return the new image."""
+    subprocess.run(["umount", str(disk)], check=True)
+    # A copy: a container that somebody starts meanwhile keeps the old mount, and with it the broken filesystem.
+    copy = image.with_suffix(f".{time.monotonic_ns()}.img")
+    shutil.copyfile(image, copy)
+    image.unlink()
+    if check:
+        subprocess.run(["e2fsck", "-fy", str(copy)], capture_output=True)
+    subprocess.run(["mount", "-o", "loop", str(copy), str(disk)], check=True)
+    return copy
+
+
+def ran_since(ordeal: Ordeal, instant: datetime) -> int:
+    return sum(slot > instant for _, slot, _ in read_marks(ordeal.marks))
+
+
+def health(ordeal: Ordeal) -> str:
+    return str(ordeal.status["health"])
+
+
+def degraded(ordeal: Ordeal) -> bool:
+    return bool(ordeal.status["degraded_since"])
+
+
+def on_disk(ordeal: Ordeal, disk: Path) -> None:
+    """Put database and journal on *disk*; all else stays in the home."""
+    ordeal.database = disk / "echosched.db"
+    ordeal.environ |= {"ECHOSCHED_DB": str(ordeal.database), "ECHOSCHED_LOG": str(disk / "echosched.log")}
+
+
+def fill_up(disk: Path) -> Path:
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    return filler
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "fdatasync:error=EIO",
+        pytest.param("pwrite64:error=ENOSPC", marks=pytest.mark.deep),
+        pytest.param("pwrite64:error=EIO", marks=pytest.mark.deep),
+    ],
+)
+@pytest.mark.timeout(240)
+def test_errors_of_the_disk_stop_no_job_and_no_row_is_missing_afterwards(ordeal: Ordeal, fault: str) -> None:
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    worker = eventually(ordeal.find_worker)
+    injection = Injection(worker, fault + ":when=1+")
+    eventually(lambda: degraded(ordeal))
+    begun = datetime.now(UTC)
+    eventually(lambda: ran_since(ordeal, begun) >= 6)
+    injection.close()
+    eventually(lambda: health(ordeal) == "ok")
+    assert ordeal.find_worker() == worker
+    account = ordeal.account(ordeal.calm_down())
+    print(f"\n{fault}: {account.line}")
+    account.hold()
+    assert account.abandoned == 0
+    assert [event["event"] for event in ordeal.journal if "store" in event["event"]] == [
+        "store_degraded",
+        "store_recovered",
+    ]
+
+
+@needs_strace
+@pytest.mark.timeout(240)
+def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) -> None:
+    """Nobody can know what ran: those slots end as abandoned, and are not caught up."""
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    for _ in range(6 if DEEP else 2):
+        worker = eventually(ordeal.find_worker)
+        injection = Injection(worker, "fdatasync:error=EIO:when=1+")
+        eventually(lambda: degraded(ordeal))
+        time.sleep(ordeal.chance.uniform(0.0, 2.0))
+        ordeal.kill_worker()
+        injection.close()
+        eventually(lambda: health(ordeal) == "ok")
+        time.sleep(1)
+    account = ordeal.account(ordeal.calm_down(), blind=True)
+    print(f"\nkilled while degraded {ordeal.worker_kills} times: {account.line}")
+    account.hold()
+    assert account.abandoned > 0
+
+
+@pytest.mark.timeout(240)
+def test_on_a_full_disk_worker_daemon_and_starts_may_die_and_nothing_is_doubled(
+    ordeal: Ordeal, mounted: Callable[..., Path]
+) -> None:
+    disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    on_disk(ordeal, disk)
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    filler = fill_up(disk)
+    eventually(lambda: degraded(ordeal))
+    begun = datetime.now(UTC)
+    eventually(lambda: ran_since(ordeal, begun) >= 3)
+    for _ in range(3 if DEEP else 1):
+        ordeal.kill_worker()  # the next one begins on a full disk, and goes on
+        eventually(lambda: ordeal.find_worker() is not None and degraded(ordeal))
+        begun = datetime.now(UTC)
+        eventually(lambda: ran_since(ordeal, begun) >= 3)
+    ordeal.kill_supervisor(restart=False)
+    refused = ordeal.run("start")
+    assert refused.returncode == 1
+    assert "full" in refused.stderr
+    filler.unlink()
+    ordeal.ok("start")
+    account = ordeal.account(ordeal.calm_down(), blind=True)
+    print(f"\nfull disk, worker and supervisor killed: {account.line}")
+    account.hold()
+    assert account.abandoned > 0
+
+
+@pytest.mark.timeout(240)
+def test_a_daemon_stopped_on_a_full_disk_says_so_and_the_next_one_doubles_nothing(
+    ordeal: Ordeal, mounted: Callable[..., Path]
+) -> None:
+    disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    on_disk(ordeal, disk)
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    filler = fill_up(disk)
+    eventually(lambda: degraded(ordeal))
+    begun = datetime.now(UTC)
+    eventually(lambda: ran_since(ordeal, begun) >= 3)
+    ordeal.ok("stop")
+    assert "could not be written" in ordeal.out
+    filler.unlink()
+    ordeal.ok("start")
+    account = ordeal.account(ordeal.calm_down(), blind=True)
+    print(f"\nstopped on a full disk: {account.line}")
+    account.hold()
+
+
+@pytest.mark.timeout(240)
+def test_a_filesystem_that_goes_read_only_stops_no_job(
+    ordeal: Ordeal, mounted: Callable[..., Path], tmp_path: Path
+) -> None:
+    image = ext4_image(tmp_path)
+    disk = mounted("-o", "loop,errors=remount-ro", str(image))
+    device = subprocess.run(["findmnt", "-no", "SOURCE", str(disk)], capture_output=True, text=True).stdout
+    trigger = Path("/sys/fs/ext4") / Path(device.strip()).name / "trigger_fs_error"
+    if not trigger.exists():
+        pytest.skip("this kernel cannot be asked for a filesystem error")
+    on_disk(ordeal, disk)
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    trigger.write_text("a test wants this filesystem read-only\n")
+    eventually(lambda: degraded(ordeal))
+    begun = datetime.now(UTC)
+    eventually(lambda: ran_since(ordeal, begun) >= 4)
+    ordeal.ok("stop")
+    mount_anew(image, disk, check=True)
+    ordeal.ok("start")
+    account = ordeal.account(ordeal.calm_down(), blind=True)
+    print(f"\nread-only, repaired, mounted anew: {account.line}")
+    account.hold()
+
+
+@pytest.mark.timeout(300)
+def test_after_a_power_cut_what_was_reported_is_there_and_nothing_is_doubled(
+    ordeal: Ordeal, mounted: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The filesystem loses all that was not flushed; the jobs' own marks lie on another one and tell."""
+    image = ext4_image(tmp_path)
+    disk = mounted("-o", "loop", str(image))
+    marks = ordeal.marks
+    ordeal.directory = disk
+    ordeal.database, ordeal.marks = disk / "echosched.db", marks
+    ordeal.furnish(JOBS, followers=False)
+    for path in (disk / "echosched.toml", disk):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    reported: dict[int, dict[str, Any]] = {}
+    for _ in range(4 if DEEP else 2):
+        ordeal.ok("start")
+        time.sleep(ordeal.chance.uniform(2.0, 4.0))
+        rows = ordeal.history()
+        worker, supervisor = ordeal.find_worker(), ordeal.pid
+        directory = os.open(disk, os.O_RDONLY)
+        fcntl.ioctl(directory, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        os.close(directory)
+        for pid in (supervisor, worker):
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                eventually(lambda pid=pid: not alive(pid))
+        time.sleep(2)  # the jobs, which a real cut would have ended
+        image = mount_anew(image, disk)
+        reported |= {row["run"]: row for row in rows}
+        connection = sqlite3.connect(ordeal.database)
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        stored = dict(connection.execute("SELECT run, state FROM runs"))
+        for number, row in reported.items():
+            assert number in stored, ("reported before the cut, gone after it", row)
+            if row["state"] not in ("queued", "running"):
+                assert stored[number] == row["state"]
+        # What a machine finds that really went down: another boot.
+        connection.execute("UPDATE notes SET value = 'another boot' WHERE key = 'boot'")
+        connection.commit()
+        connection.close()
+    ordeal.ok("start")
+    account = ordeal.account(ordeal.calm_down(), blind=True)
+    print(f"\npower cuts {4 if DEEP else 2}: {len(reported)} rows reported before, {account.line}")
+    account.hold()
