@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,7 +14,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,17 @@ def until(true: Callable[[], Any], seconds: float = 30.0, what: str = "it") -> A
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {seconds:g} s")
         time.sleep(0.05)
+
+
+@pytest.fixture
+def aside() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine to its end in a thread: playwright has a loop of its own in this one."""
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, work).result()
+
+    return run
 
 
 class Instance:

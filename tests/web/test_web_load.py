@@ -97,7 +97,7 @@ async def crowd(url: str, key: str, seconds: float) -> tuple[dict[int, int], int
     return seen, heard
 
 
-def test_a_crowd_neither_breaks_the_server_nor_delays_a_job(instance, record_property):
+def test_a_crowd_neither_breaks_the_server_nor_delays_a_job(instance, aside, record_property):
     instance.configure(config(JOBS))
     instance.cli("start")
     instance.serve()
@@ -107,10 +107,10 @@ def test_a_crowd_neither_breaks_the_server_nor_delays_a_job(instance, record_pro
     alone_since = stamp()
     time.sleep(SECONDS)
     alone = lags(instance, alone_since)
-    asyncio.run(crowd(instance.url, key, 3))  # pools and caches fill: what comes after must not grow
+    aside(crowd(instance.url, key, 3))  # pools and caches fill: what comes after must not grow
     before = server.memory_info().rss
     crowd_since = stamp()
-    seen, heard = asyncio.run(crowd(instance.url, key, SECONDS))
+    seen, heard = aside(crowd(instance.url, key, SECONDS))
     after = server.memory_info().rss
     crowded = lags(instance, crowd_since)
 

@@ -5,10 +5,8 @@ Pictures go to ``artefacts/web/``; with ``ECHOSCHED_SCREENSHOT=1`` the README's 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -123,13 +121,11 @@ async def write_history(home: Path, now: datetime) -> int:
 
 
 @pytest.fixture
-def shop(instance, until):
+def shop(instance, until, aside):
     """An instance with a day behind it."""
     instance.configure(CONFIG)
     now = datetime.now(UTC).replace(microsecond=0)
-    # In a thread: playwright has a loop of its own in this one.
-    with ThreadPoolExecutor(1) as pool:
-        instance.broken = pool.submit(lambda: asyncio.run(write_history(instance.home, now))).result()
+    instance.broken = aside(write_history(instance.home, now))
     instance.cli("start")
     instance.serve()
     running = instance.post("/api/jobs/catalogue-sync/run")["run"]
