@@ -52,6 +52,7 @@ def shell(directory: Path, tmp_path: Path) -> Iterator[pages.Shell]:
         "PYTHONPATH": str(ROOT),
         "EXAMPLES": str(ROOT / "examples"),
         "LC_ALL": "C.UTF-8",
+        "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider",  # it warns where nothing configures it
     }
     shell = pages.Shell(directory, environ)
     yield shell
