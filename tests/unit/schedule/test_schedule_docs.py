@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from echosched.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+
+import pages
 
 PAGE = Path(__file__).parents[3] / "docs" / "schedules.md"
 SLOT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?Z")
@@ -16,14 +21,7 @@ SLOT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?Z")
 
 def examples() -> list[tuple[str, list[str]]]:
     """Return (command, output lines) of every console block."""
-    found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
-        for line in block.strip().split("\n"):
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
-    return found
+    return [(example.command, example.shown) for example in pages.examples(PAGE)]
 
 
 def essence(lines: list[str]) -> list[str]:
