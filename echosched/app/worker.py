@@ -349,16 +349,22 @@ class Worker:
     async def _retire(self) -> None:
         """Leave the jobs running and everything known committed."""
         await self.scheduler.quiesce()
+        await self.scheduler.runs.started()
         await self.scheduler.runs.settle()
-        await self._close()
-        self.link.retired()
+        await self._let_go()
+        self.link.retired()  # the next worker waits for this: threads and descriptors may end after it
+        await self.executor.close()
         self._exit(EX_OK)
 
     async def _close(self) -> None:
+        await self.executor.close()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Give up what only one worker can have: socket, messages, store, journal."""
         await self.server.close()
         if self.notifier is not None:
             await self.notifier.close()
-        await self.executor.close()
         await self.store.close()
         self.journal.close()
 

@@ -102,5 +102,5 @@ async def _supervised(link: Any, settings: WebSettings) -> None:
         _announce(line if not line.startswith("key: ") else f"key: kept in {settings.key_path}")
 
     await serve(
-        settings, _announce, stop=stop, ready=lambda server: link.ready(f"dashboard: {server.url}/dashboard")
+        settings, announce, stop=stop, ready=lambda server: link.ready(f"dashboard: {server.url}/dashboard")
     )

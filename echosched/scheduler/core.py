@@ -296,7 +296,7 @@ class Scheduler:
             live.exclusive = wish.exclusive
             claimed.append(events.SlotClaimed(ts=claim.at, **run_fields(live)))
             delay = 0.0
-            if claim.trigger is Trigger.CATCHUP:
+            if claim.slot is not None and claim.at - claim.slot > misfire.TOLERANCE:
                 delay = catchups * STAGGER_SECONDS
                 catchups += 1
             self.runs.enlist(live, delay=delay)

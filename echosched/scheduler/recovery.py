@@ -174,7 +174,9 @@ def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) ->
     if run.job not in scheduler.roster.entries:
         result = Result(State.CANCELLED, error="its job was removed before it began")
     elif now - due > window:
-        result = Result(State.MISSED, error="it was still queued when catchup_window had passed")
+        # An earlier attempt did run: "missed" would deny it.
+        state = State.MISSED if run.attempt == 1 else State.FAILED
+        result = Result(state, error="it was still queued when catchup_window had passed")
     else:
         live.armed = run.state is State.RUNNING
         wait = 0.0 if run.not_before_at is None else (run.not_before_at - now).total_seconds()

@@ -136,10 +136,11 @@ class Roster:
         """Aim all entries at their first slot after *now*: the clock was set back.
 
         Slots between now and where the clock stood come due again by the clock, but they are claimed
-        already: the store's key keeps them from running twice.
+        already: the store's key keeps them from running twice. Those that had come due and were not yet dealt
+        with lie behind the cursor, and must not be stepped over.
         """
         for entry in self.entries.values():
-            self.arm(entry, after=now)
+            self.arm(entry, after=min(now, entry.cursor_at))
 
     async def leap(self, now: datetime) -> None:
         """Let nothing before *now* be caught up: the clock was wrong until now, by more than a year.

@@ -288,6 +288,11 @@ class Runs:
             raise NotFound(f"run {run}: there is no such run")
         return found
 
+    async def started(self) -> None:
+        """Wait until no start is under way: each run that has a place has begun, or has ended."""
+        while any(live.placed and live.execution is None for live in self.live.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
     async def settle(self) -> None:
         """Wait until every end known so far is committed; what runs goes on."""
         await self._committed.wait()

@@ -70,11 +70,15 @@ class Programs:
 
     def history(self, name: str = "jobs.db") -> list[Run]:
         """Return what the store remembers, read beside whoever writes it."""
+        from echosched.errors import StoreError
         from echosched.store.sqlite import SqliteStore
 
         async def look() -> list[Run]:
             store = SqliteStore(self.path / name, read_only=True)
-            await store.open()
+            try:
+                await store.open()
+            except StoreError:
+                return []  # its writer is still making it
             try:
                 return await store.history(limit=1000)
             finally:

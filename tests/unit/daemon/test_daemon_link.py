@@ -210,7 +210,8 @@ def test_a_number_given_again_is_another_child() -> None:
 def test_a_zombie_is_noted_before_it_is_let_go() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    found = tables.find_zombie()
+    while (found := tables.find_zombie()) is not None and found[0] != process.pid:
+        tables.reap(found[0])  # left over by whatever ran in this process before
     assert found == (process.pid, proc.start_ticks(process.pid), -signal.SIGKILL)
     assert tables.find_zombie() == found  # still there: nothing is lost until it is reaped
     tables.reap(process.pid)

@@ -474,6 +474,14 @@ async def test_a_running_job_does_not_give_way_to_a_slot_that_comes_due_again(ri
     assert execution.cancelled is None
 
 
+async def test_a_slot_that_was_due_when_the_clock_was_set_back_is_not_stepped_over(rig: Rig) -> None:
+    await rig.begin(make_job())
+    rig.clock.advance(timedelta(seconds=90))  # due for half a minute: the loop was busy
+    rig.clock.set(rig.clock.now() - timedelta(seconds=20))
+    await settle()
+    assert rig.executor.slots == [START + timedelta(minutes=1)]
+
+
 async def test_a_clock_that_was_half_a_century_wrong_leaves_no_row_for_each_minute(rig: Rig) -> None:
     rig.clock.set(datetime(1970, 1, 1, tzinfo=UTC))
     await rig.restart(make_job())

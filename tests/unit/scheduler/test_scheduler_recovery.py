@@ -215,3 +215,12 @@ async def test_a_chain_broken_by_a_crash_is_taken_up_once(rig: Rig) -> None:
         START + MINUTE,
         START + 2 * MINUTE,
     ]
+
+
+async def test_a_retry_that_comes_too_late_is_a_failure_and_not_a_missed_slot(scene: Scene) -> None:
+    number = await scene.leave(State.RUNNING, retries=1)
+    failed = Result(State.FAILED, 1)
+    await scene.rig.store.finish([Ended(number, "job", 1, START, failed, START + MINUTE)])
+    scene.rig.clock.advance(timedelta(days=2))
+    await scene.recover()
+    assert await scene.state() is State.FAILED
