@@ -71,5 +71,8 @@ torture: $(DEV)
 bench: $(DEV)
 	$(BIN)/python bench/run.py
 
+docs: $(DEV)
+	$(BIN)/python docs/api/make.py build/api
+
 clean:
 	rm -rf $(VENV) $(HOME_DIR) build dist artefacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
