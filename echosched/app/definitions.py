@@ -75,6 +75,7 @@ class Definitions:
     def __init__(self, timezone: str) -> None:
         """Begin with none; *timezone* is for jobs that name none of their own."""
         self.jobs: dict[str, Job] = {}
+        self._last: tuple[str, Job | None] | None = None  # what the latest change replaced
         self._timezone = timezone
         problems = Problems()
         wrong = _reader(problems).zone_problem(timezone)
@@ -106,7 +107,7 @@ class Definitions:
         job = _reader(problems).job(name, content, place, {}, self._timezone, action=action)
         if problems.lines or job is None:
             raise ConfigError(problems.lines)
-        self.jobs[name] = job
+        self.jobs[name], self._last = job, (name, None)
         return job
 
     def _refuse(self, name: str, table: Mapping[str, Any], action: Action | None, place: str) -> None:
@@ -128,7 +129,7 @@ class Definitions:
         """Forget a job; raises ``ConfigError`` for an unknown one."""
         if name not in self.jobs:
             raise ConfigError(f"job {name}: there is no such job{nearest(name, self.jobs)}")
-        del self.jobs[name]
+        self._last = (name, self.jobs.pop(name))
 
     def check(self) -> None:
         """Judge what can only be judged together: chains and groups. Raises ``ConfigError``."""
@@ -138,6 +139,19 @@ class Definitions:
         check_groups(links, problems)
         if problems.lines:
             raise ConfigError(problems.lines)
+
+    def check_or_undo(self, name: str) -> None:
+        """Judge all jobs together; take the latest change, that of *name*, back if they do not fit any more."""
+        try:
+            self.check()
+        except ConfigError:
+            if self._last is not None and self._last[0] == name:
+                before = self._last[1]
+                if before is None:
+                    del self.jobs[name]
+                else:
+                    self.jobs[name] = before
+            raise
 
     def _where(self, name: str) -> str:
         return self.jobs[name].source.rpartition(": job.")[0]

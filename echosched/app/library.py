@@ -158,7 +158,7 @@ class Scheduler:
     def remove(self, name: str) -> None:
         """Remove a job: what is running of it ends by itself, what is queued is cancelled."""
         self._definitions.remove(name)
-        self._changed()
+        self._changed(name)
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -204,18 +204,19 @@ class Scheduler:
         place: str,
     ) -> None:
         self._definitions.add(name, schedule, table, action=action, excluded=excluded, place=place)
-        self._changed()
+        self._changed(name)
 
-    def _changed(self) -> None:
-        if self._engine is not None and self._loop is not None:
-            engine = self._engine
-            self._loop.call_soon_threadsafe(lambda: engine.scheduler.spawn(self._apply(engine)))
+    def _changed(self, name: str) -> None:
+        engine, loop = self._engine, self._loop
+        if engine is None or loop is None:
+            return  # judged as a whole when it begins
+        self._definitions.check_or_undo(name)
+        loop.call_soon_threadsafe(lambda: engine.scheduler.spawn(self._apply(engine)))
 
     async def _apply(self, engine: Engine) -> None:
         assert self._changing is not None  # noqa: S101  (made with the engine)
         async with self._changing:
-            self._definitions.check()
-            await engine.scheduler.apply(self._definitions.jobs)
+            await engine.scheduler.apply(self.jobs)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
@@ -254,7 +255,7 @@ class Scheduler:
         self._loop, self._stop, self._changing = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
         self._engine = engine
         try:
-            await engine.open(self._definitions.jobs)
+            await engine.open(self.jobs)
         except BaseException:
             self._engine = self._loop = None
             raise

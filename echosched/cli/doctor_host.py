@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from echosched.cli.findings import Finding, bad, ok, warn
@@ -286,4 +287,27 @@ def kernel(paths: Paths, config: Config | None) -> Iterator[Finding]:
         yield ok("cgroup v2", f"{how}: the processes of a run are found by mark and group instead")
 
 
-CHECKS = (detaching, locks, clocks, zones, limits, kernel)
+# ── extras ────────────────────────────────────────────────────────────────────────────────────
+
+
+def extras(paths: Paths, config: Config | None) -> Iterator[Finding]:
+    """See whether what the configuration asks for is installed."""
+    if config is None:
+        return
+    wanted = [
+        ("apprise", "notify", "[notify] of kind apprise")
+        for n in config.notify.values()
+        if n.kind == "apprise"
+    ]
+    for module, extra, what in dict.fromkeys(wanted):
+        if find_spec(module) is None:
+            yield bad(
+                "extras",
+                f"{what} needs {module}, which is not installed",
+                f"pip install 'echosched[{extra}]'",
+            )
+        else:
+            yield ok("extras", f"{module} is installed, for {what}")
+
+
+CHECKS = (detaching, locks, clocks, zones, limits, kernel, extras)

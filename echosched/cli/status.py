@@ -15,6 +15,10 @@ def status(arguments: dict[str, Any]) -> int:
 
     paths = paths_of(arguments)
     if arguments["--watch"]:
+        if arguments["--json"]:
+            from echosched.errors import UsageError
+
+            raise UsageError("status: --watch is for people; for programs, ask for --json again and again")
         from echosched.cli.watch import watch
 
         return int(watch(paths))

@@ -313,6 +313,22 @@ async def test_jobs_may_come_and_go_while_it_runs() -> None:
     assert called == ["new"]
 
 
+async def test_a_change_that_does_not_fit_is_refused_at_once_and_changes_nothing() -> None:
+    jobs = scheduler()
+    jobs.add("first", function=lambda: None)
+    async with jobs:
+        with pytest.raises(ConfigError, match="no such job"):
+            jobs.add("lost", after="nobody", function=lambda: None)
+        jobs.add("second", after="first", function=lambda: None)
+        with pytest.raises(ConfigError, match="no such job"):
+            jobs.remove("first")
+        assert set(jobs.jobs) == {"first", "second"}
+        await asyncio.sleep(0.01)
+        await jobs.wait(await jobs.trigger("first"))
+        while not await jobs.history("second", states=["succeeded"]):
+            await asyncio.sleep(0.01)
+
+
 async def test_pausing_keeps_slots_from_coming_due() -> None:
     jobs = scheduler()
     jobs.add("a", "0 * * * *", function=lambda: None)

@@ -10,6 +10,7 @@ import pytest
 
 from echosched.cli import doctor_host
 from echosched.cli.findings import Finding
+from echosched.config.load import load
 from echosched.config.paths import Paths, resolve_paths
 from echosched.daemon import probe
 
@@ -119,3 +120,15 @@ def test_a_killed_probe_means_that_detaching_fails(paths: Paths, monkeypatch: py
     for name in ("REPL_ID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
         monkeypatch.delenv(name, raising=False)
     assert only(doctor_host.detaching(paths, None)).state == "bad"
+
+
+@pytest.mark.parametrize(("installed", "state"), [(True, "ok"), (False, "bad")])
+def test_an_extra_that_the_configuration_needs_is_looked_for(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, state: str
+) -> None:
+    file = tmp_path / "echosched.toml"
+    file.write_text('[notify.a]\nkind = "apprise"\nurl = "json://127.0.0.1"\n[job.a]\ncommand = "true"\n')
+    monkeypatch.setattr(doctor_host, "find_spec", lambda name: object() if installed else None)
+    finding = only(doctor_host.extras(paths, load(paths=paths, environ={}, uid=1000)))
+    assert finding.state == state
+    assert "apprise" in finding.finding
