@@ -139,11 +139,14 @@ class Ordeal(House):
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
-    def calm_down(self) -> datetime:
-        """Let the daemon catch up, stop it, and return an instant up to which all must be accounted for."""
+    def calm_down(self, seconds: float = 60.0) -> datetime:
+        """Let the daemon catch up, stop it, and return an instant up to which all must be accounted for.
+
+        A backlog is worked off one after another: after a long ordeal that takes a while.
+        """
         eventually(lambda: self.run("status").returncode == 0 and self.status["health"] == "ok")
         until = datetime.now(UTC) + self.offset
-        eventually(lambda: self._caught_up(until))
+        eventually(lambda: self._caught_up(until), seconds)
         self.ok("stop")
         return until
 

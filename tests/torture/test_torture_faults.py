@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def mount_anew(image: Path, disk: Path, *, check: bool = False) -> Path:
 
 def ran_since(ordeal: Ordeal, instant: datetime) -> int:
     return sum(slot > instant for _, slot, _ in read_marks(ordeal.marks))
+
+
+def ran_on(ordeal: Ordeal, instant: datetime) -> bool:
+    return ran_since(ordeal, instant) >= 3
 
 
 def health(ordeal: Ordeal) -> str:
@@ -182,8 +187,7 @@ def test_on_a_full_disk_worker_daemon_and_starts_may_die_and_nothing_is_doubled(
     for _ in range(3 if DEEP else 1):
         ordeal.kill_worker()  # the next one begins on a full disk, and goes on
         eventually(lambda: ordeal.find_worker() is not None and degraded(ordeal))
-        begun = datetime.now(UTC)
-        eventually(lambda: ran_since(ordeal, begun) >= 3)
+        eventually(partial(ran_on, ordeal, datetime.now(UTC)))
     ordeal.kill_supervisor(restart=False)
     refused = ordeal.run("start")
     assert refused.returncode == 1

@@ -42,7 +42,7 @@ def rule(point: str) -> str:
 
 
 def chosen(points: list[str], count: int, chance: random.Random) -> list[str]:
-    return points * 4 if DEEP else chance.sample(points, count)
+    return points if DEEP else chance.sample(points, count)
 
 
 @pytest.mark.timeout(900 if DEEP else 180)
@@ -70,7 +70,7 @@ def test_killed_at_chosen_system_calls_lose_and_double_nothing(ordeal: Ordeal) -
         injection.close()
         if not alive(supervisor):
             ordeal.ok("start")
-    account = ordeal.account(ordeal.calm_down())
+    account = ordeal.account(ordeal.calm_down(400 if DEEP else 60))
     kills = f"worker kills {ordeal.worker_kills}, supervisor kills {ordeal.supervisor_kills}"
     print(f"\nseed {seed}: {kills} at {len(hit)} different calls, {account.line}\n  {hit}")
     account.hold()
