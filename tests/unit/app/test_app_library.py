@@ -464,3 +464,20 @@ async def test_the_schedulers_own_thread_may_not_wait_for_itself() -> None:
         running.trigger("a")
         await done.wait()
     assert "own thread" in refused[0]
+
+
+async def test_the_daemons_own_sinks_serve_a_program_too(tmp_path: Path) -> None:
+    from echosched.journal import Journal, human, parse
+    from echosched.metrics import Metrics
+
+    journal, metrics = Journal(str(tmp_path / "jobs.log")), Metrics()
+    jobs = scheduler(sinks=[journal, metrics])
+    jobs.add("a", "0 * * * *", function=lambda: None)
+    async with jobs:
+        await jobs.elapse(timedelta(hours=2))
+    journal.close()
+    events = [parse(line) for line in (tmp_path / "jobs.log").read_text().splitlines()]
+    assert sum(event is not None and event["event"] == "run_end" for event in events) == 2
+    assert events[-1] is not None
+    assert "shutdown" in human(events[-1])
+    assert metrics.snapshot()
