@@ -282,6 +282,8 @@ Options:
     "doctor": f"""\
 Tell what this host allows: detaching, locks, clocks, limits, permissions, time zones; each with a cure.
 
+Exit codes: 0 well (or something to know of), 1 something is bad.
+
 Usage:
   echoschedd doctor [options]
 
