@@ -31,6 +31,8 @@ def read_config(paths: Paths) -> tuple[Config | None, list[Finding]]:
         config = load(paths=paths)
     except ConfigError as error:
         cure = "correct it (echoschedd check shows all that is wrong)"
+        if not os.path.exists(paths.config):
+            cure = "echoschedd edit"
         return None, [bad("configuration", problem, cure) for problem in error.problems[:5]]
     count = len(config.jobs)
     found = [ok("configuration", f"{paths.config}: good, {count} job{'' if count == 1 else 's'}")]

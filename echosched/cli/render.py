@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any
 
+MOST_FANCY = 500  # rows: rich takes its time for each
 TONES = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "bold": "1"}
-STATE_TONES = {
+STATE_MOST_FANCY = 500  # rows: rich takes its time for each
+TONES = {
     "succeeded": "good",
     "running": "bold",
     "queued": "dim",
@@ -59,7 +61,7 @@ def clean(text: object) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], tones: Sequence[str | None] = ()) -> None:
     """Print *rows* under *header*; *tones* colours whole rows."""
-    if fancy():
+    if len(rows) <= MOST_FANCY and fancy():
         from echosched.cli import pretty
 
         if pretty.table(header, rows, tones):

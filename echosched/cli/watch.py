@@ -102,10 +102,11 @@ class Look:
 
     def views(self, interval_seconds: float) -> Iterator[View]:
         """Yield a view now and every *interval_seconds*."""
+        clock = SystemClock()
         while True:
-            begun = time.monotonic()
+            begun = clock.monotonic()
             yield self.view()
-            time.sleep(max(0.0, interval_seconds - (time.monotonic() - begun)))
+            time.sleep(max(0.0, interval_seconds - (clock.monotonic() - begun)))
 
     def view(self) -> View:
         """Return what can be seen now."""
