@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 MOST_FANCY = 500  # rows: rich takes its time for each
 TONES = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "bold": "1"}
-STATE_MOST_FANCY = 500  # rows: rich takes its time for each
-TONES = {
+STATE_TONES = {
     "succeeded": "good",
     "running": "bold",
     "queued": "dim",
