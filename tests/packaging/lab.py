@@ -284,7 +284,13 @@ class Container:
     def close(self) -> None:
         """End it, whatever it does."""
         if self.process.poll() is None:
-            self.process.kill()  # --kill-child: the namespaces go with it
+            # Process 1 itself: --kill-child does not reach it once it has changed its user. The namespaces,
+            # and all in them, go with it.
+            for child in (
+                Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            ):
+                os.kill(int(child), signal.SIGKILL)
+            self.process.kill()
         self.process.wait()
 
 
