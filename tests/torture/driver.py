@@ -173,11 +173,6 @@ class Ordeal(House):
             # The memory of a second attempt may go down too; its output then bars the third from being it.
             if blind and row.state == "failed" and "begun before" in (row.error or ""):
                 row.state = "abandoned"
-            # The worker that ended it for a newer slot was killed before it could write down why.
-            if self.jobs.get(row.job, ("", "", ""))[2].startswith('overlap = "replace"') and "SIGTERM" in (
-                row.error or ""
-            ):
-                row.state = "cancelled"
         account = compare(
             schedules, rows, read_marks(self.marks), until=until, repeatable=REPEATABLE, blind=blind
         )

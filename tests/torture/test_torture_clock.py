@@ -96,7 +96,6 @@ def test_clock_steps_and_sleep_lose_and_double_nothing_and_are_told_once(
     assert jumps == [(round(seconds), asleep) for seconds, asleep in steps]
 
 
-@pytest.mark.deep
 @pytest.mark.timeout(300)
 def test_a_clock_that_was_set_back_before_a_restart_doubles_nothing(ordeal: Ordeal, shim: ClockShim) -> None:
     ordeal.furnish(JOBS, followers=False)
@@ -112,7 +111,6 @@ def test_a_clock_that_was_set_back_before_a_restart_doubles_nothing(ordeal: Orde
     account.hold()
 
 
-@pytest.mark.deep
 @pytest.mark.timeout(300)
 def test_a_machine_that_booted_in_1970_goes_on_when_its_clock_is_set(ordeal: Ordeal, shim: ClockShim) -> None:
     """No row for each minute of half a century: those slots were never due, the clock was wrong."""

@@ -156,7 +156,7 @@ def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) ->
     ordeal.furnish(JOBS, followers=False)
     ordeal.ok("start")
     eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
-    for _ in range(6 if DEEP else 1):
+    for _ in range(6 if DEEP else 2):
         worker = eventually(ordeal.find_worker)
         injection = Injection(worker, "fdatasync:error=EIO:when=1+")
         eventually(lambda: degraded(ordeal))
@@ -200,7 +200,6 @@ def test_on_a_full_disk_worker_daemon_and_starts_may_die_and_nothing_is_doubled(
     assert account.abandoned > 0
 
 
-@pytest.mark.deep
 @pytest.mark.timeout(240)
 def test_a_daemon_stopped_on_a_full_disk_says_so_and_the_next_one_doubles_nothing(
     ordeal: Ordeal, mounted: Callable[..., Path]
@@ -223,7 +222,6 @@ def test_a_daemon_stopped_on_a_full_disk_says_so_and_the_next_one_doubles_nothin
     account.hold()
 
 
-@pytest.mark.deep
 @pytest.mark.timeout(240)
 def test_a_filesystem_that_goes_read_only_stops_no_job(
     ordeal: Ordeal, mounted: Callable[..., Path], tmp_path: Path

@@ -45,21 +45,21 @@ def chosen(points: list[str], count: int, chance: random.Random) -> list[str]:
     return points if DEEP else chance.sample(points, count)
 
 
-@pytest.mark.timeout(1500 if DEEP else 180)
+@pytest.mark.timeout(900 if DEEP else 180)
 def test_killed_at_chosen_system_calls_lose_and_double_nothing(ordeal: Ordeal) -> None:
     seed = int(os.environ.get("ECHOSCHED_SEED", time.time_ns() % 100_000))
     ordeal.chance.seed(seed)
     ordeal.furnish()
     ordeal.ok("start")
     hit: dict[str, int] = {}
-    for point in chosen(WORKER_POINTS, 3, ordeal.chance):
+    for point in chosen(WORKER_POINTS, 5, ordeal.chance):
         worker = eventually(ordeal.find_worker)
         injection = Injection(worker, rule(point))
         if injection.wait_for_death(4.0):
             hit[f"worker {point}"] = hit.get(f"worker {point}", 0) + 1
             ordeal.worker_kills += 1
         injection.close()
-    for point in chosen(SUPERVISOR_POINTS, 2, ordeal.chance):
+    for point in chosen(SUPERVISOR_POINTS, 3, ordeal.chance):
         eventually(ordeal.find_worker)
         supervisor = ordeal.pid
         injection = Injection(supervisor, rule(point))
@@ -74,4 +74,4 @@ def test_killed_at_chosen_system_calls_lose_and_double_nothing(ordeal: Ordeal) -
     kills = f"worker kills {ordeal.worker_kills}, supervisor kills {ordeal.supervisor_kills}"
     print(f"\nseed {seed}: {kills} at {len(hit)} different calls, {account.line}\n  {hit}")
     account.hold()
-    assert hit
+    assert len(hit) >= 2
