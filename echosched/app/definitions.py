@@ -17,8 +17,8 @@ from echosched.config.actions import ACTION_KEYS, ACTION_OPTIONS
 from echosched.config.checks import check_after, check_groups
 from echosched.config.job_keys import PROCESS_KEYS
 from echosched.config.jobs import JobReader, Links
-from echosched.config.values import Problems, nearest
-from echosched.errors import ConfigError
+from echosched.config.values import Problems, duration, nearest
+from echosched.errors import ConfigError, UsageError
 from echosched.model import Action, CallableAction, Job
 
 __all__ = ["Definitions", "Duration", "JobOptions"]
@@ -184,3 +184,15 @@ def _plain(key: str, value: Any) -> Any:
     if isinstance(value, (tuple, set, frozenset)):
         return list(value)
     return value
+
+
+def seconds_of(length: Duration) -> float:
+    """Return a duration in seconds; raises ``UsageError`` for what is none."""
+    if isinstance(length, timedelta):
+        return length.total_seconds()
+    if isinstance(length, (int, float)) and not isinstance(length, bool):
+        return float(length)
+    try:
+        return duration(length).total_seconds()
+    except ValueError as error:
+        raise UsageError(f"{length!r}: {error}") from None

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from echosched import events
+from echosched.app import evidence
 from echosched.app.onstart import fire_on_start
 from echosched.app.outputs import Outputs
 from echosched.clock import EPOCH
@@ -23,11 +24,11 @@ from echosched.config.secrets import SecretResolver
 from echosched.daemon import lock, proc
 from echosched.errors import AlreadyRunning, StoreError
 from echosched.executor import ActionExecutor
-from echosched.model import Attempt, Job, ProcessIdentity, State
+from echosched.model import Job, State
 from echosched.protocols import Clock, EventSink, Store
 from echosched.schedule import jitter_seconds
 from echosched.scheduler import Scheduler
-from echosched.scheduler.recovery import Evidence, follow_up, recover
+from echosched.scheduler.recovery import follow_up, recover
 from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
 from echosched.testing import MemoryStore
@@ -99,7 +100,7 @@ class Engine:
                 self._take_lock(self._path)
             await self.store.open()
             await self.scheduler.load(jobs)
-            await recover(self.scheduler, await self._evidence())
+            await recover(self.scheduler, await evidence.gather(self.store, self.executor, self.outputs))
             self.scheduler.begin()
             pid = os.getpid()
             life = f"{proc.boot_id()}:{pid}:{proc.start_ticks(pid)}:{next(_lives)}"
@@ -148,26 +149,6 @@ class Engine:
             who = f"process {pid}" if pid else "another program"
             raise AlreadyRunning(f"{path}: {who} uses this store (one scheduler for each)", pid=pid)
         lock.write_pid(self._lock, os.getpid())
-
-    async def _evidence(self) -> Evidence:
-        here = f"{proc.boot_id()}:{proc.pid_namespace()}"
-        before = await self.store.get_note("boot")
-        if before != here:
-            await self.store.set_note("boot", here)
-        marked = await asyncio.to_thread(self.executor.find_all) if await self.store.active() else {}
-
-        def find(attempt: Attempt) -> ProcessIdentity | None:
-            family = marked.get(attempt.tag)
-            return family[0] if family else None
-
-        return Evidence(
-            same_boot=before is None or before == here,
-            held={},
-            find=find,
-            began=self.outputs.began,
-            adopt=lambda attempt, process, started_at: self.executor.adopt(attempt, process),
-            output_path=self.outputs.path,
-        )
 
     # ── housekeeping ──────────────────────────────────────────────────────────────────────────
 

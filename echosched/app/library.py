@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from echosched import events
 from echosched.app.callbacks import Callbacks
-from echosched.app.definitions import Definitions, Duration, JobOptions, caller
+from echosched.app.definitions import Definitions, Duration, JobOptions, caller, seconds_of
 from echosched.app.engine import Engine
 from echosched.app.signals import Signals
 from echosched.clock import SystemClock
-from echosched.config.values import duration
 from echosched.errors import Conflict, NotFound, UsageError
 from echosched.executor.function import Context
 from echosched.model import Action, CallableAction, Job, Run, State
@@ -384,18 +383,6 @@ class Scheduler:
             return [run for run in reversed(runs) if run.run > last]
 
         return asyncio.run(rehearsal())
-
-
-def seconds_of(length: Duration) -> float:
-    """Return a duration in seconds; raises ``UsageError`` for what is none."""
-    if isinstance(length, timedelta):
-        return length.total_seconds()
-    if isinstance(length, (int, float)) and not isinstance(length, bool):
-        return float(length)
-    try:
-        return duration(length).total_seconds()
-    except ValueError as error:
-        raise UsageError(f"{length!r}: {error}") from None
 
 
 def _read(path: str) -> str:

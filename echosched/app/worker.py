@@ -8,15 +8,16 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echosched import events
+from echosched.app import evidence
 from echosched.app.daemon import instance_of, supervisor_settings
 from echosched.app.onstart import fire_on_start
 from echosched.app.outputs import Outputs
+from echosched.app.shipped import run_builtin
 from echosched.clock import SystemClock, from_micros, rfc3339, to_micros
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
@@ -28,7 +29,7 @@ from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError,
 from echosched.executor import ActionExecutor
 from echosched.journal import Journal
 from echosched.metrics import Metrics
-from echosched.model import Attempt, BuiltinAction, ProcessIdentity, State, Trigger
+from echosched.model import ProcessIdentity, State
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler import Scheduler
@@ -92,7 +93,7 @@ class Worker:
             resolve=self.secrets,
             report_child=link.report_child,
             on_settled=link.acknowledge,
-            builtin=self._run_builtin,
+            builtin=lambda context: run_builtin(self, context),
         )
         self.scheduler = Scheduler(
             store=self.store,
@@ -151,7 +152,8 @@ class Worker:
         self.scheduler.sinks.append(self.notifier)
         await self.notifier.start()
 
-    async def _resend(self) -> int:
+    async def resend(self) -> int:
+        """Send again the messages that could not be delivered; return how many went."""
         return 0 if self.notifier is None else await self.notifier.resend()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
@@ -229,29 +231,12 @@ class Worker:
         asyncio.get_running_loop().call_later(every.total_seconds(), self._tick)
 
     async def _evidence(self) -> Evidence:
-        here = f"{proc.boot_id()}:{proc.pid_namespace()}"
-        before = await self.store.get_note("boot")
-        if before != here:
-            await self.store.set_note("boot", here)
         held = {}
         for child in self.link.children:
             held[child.tag] = ProcessIdentity(child.pid, child.start_ticks)
             if child.status is not None:
                 self.executor.child_exit(child.tag, child.pid, child.start_ticks, child.status)
-        marked = await asyncio.to_thread(self.executor.find_all) if await self.store.active() else {}
-
-        def find(attempt: Attempt) -> ProcessIdentity | None:
-            family = marked.get(attempt.tag)
-            return family[0] if family else None
-
-        return Evidence(
-            same_boot=before is None or before == here,
-            held=held,
-            find=find,
-            began=self.outputs.began,
-            adopt=lambda attempt, process, started_at: self.executor.adopt(attempt, process),
-            output_path=self.outputs.path,
-        )
+        return await evidence.gather(self.store, self.executor, self.outputs, held)
 
     async def _fire_on_start(self) -> None:
         supervisor = self.link.supervisor_pid
@@ -259,42 +244,6 @@ class Worker:
         await fire_on_start(
             self.scheduler, life=f"{proc.boot_id()}:{supervisor}:{ticks}", boot=proc.boot_id()
         )
-
-    async def _run_builtin(self, context: Any) -> Mapping[str, Any]:
-        """Run a built-in job inside the worker; *context* is the executor's."""
-        from echosched import builtin
-
-        action = context.attempt.job.action
-        assert isinstance(action, BuiltinAction)  # noqa: S101  (the dispatcher's case)
-        return await builtin.load(action.name)(
-            builtin.Context(
-                run=context.run,
-                attempt=context.attempt.number,
-                started_by=context.attempt.trigger,
-                store=self.store,
-                clock=self.clock,
-                emit=self.scheduler.emit,
-                log=context.write,
-                jobs={name: entry.job for name, entry in self.scheduler.roster.entries.items()},
-                next_slots=self.slots_between,
-                trigger=self._trigger_builtin,
-                output_path=lambda run, attempt: Path(self.outputs.path(run, attempt)),
-                runs_dir=Path(self.paths.runs),
-                reports_dir=Path(self.paths.reports),
-                retention=self.config.retention,
-                resend=self._resend,
-                unpark=self.scheduler.roster.unpark,
-                journal=Path(self.paths.log),
-                log_keep=self.config.daemon.log_keep,
-                redact=self.secrets.redact,
-                version=__version__,
-            )
-        )
-
-    async def _trigger_builtin(self, job: str, trigger: Trigger) -> int:
-        number = await self.scheduler.trigger(job, trigger)
-        assert number is not None  # noqa: S101  (only a claim with a slot can be refused)
-        return number
 
     # ── what the supervisor says ──────────────────────────────────────────────────────────────
 
@@ -417,14 +366,6 @@ class Worker:
             "ticks": self.ticks,
             "reasons": reasons,
         }
-
-    def slots_between(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
-        """Yield every slot after *start* up to *end* of all jobs in force."""
-        for entry in self.scheduler.roster.entries.values():
-            slot = entry.schedule.next_after(start) if entry.waits and entry.schedule is not None else None
-            while slot is not None and slot <= end and entry.schedule is not None:
-                yield entry.job.name, slot
-                slot = entry.schedule.next_after(slot)
 
 
 def _group(name: str | None) -> int | None:
