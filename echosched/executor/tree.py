@@ -30,6 +30,7 @@ _ENVIRON_LIMIT = 1 << 18  # what we start has the mark first; descendants may ha
 _MARK_PREFIX = MARK.encode() + b"="
 _PAUSE_SECONDS = 0.02  # between scans while processes keep dying one by one
 _EMPTY_SCANS = 2  # a process that forks and dies while /proc is being read may be missed once
+_CHASE_SECONDS = 0.2  # at most so long in a row: other trees have to end, too
 _EXEC_TICKS = 2 * proc.TICKS_PER_SECOND
 _EXEC_PAUSES_SECONDS = (0.002, 0.01, 0.05)
 _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
@@ -124,13 +125,18 @@ class Undertaker:
 
     def _round(self, graves: list[Grave]) -> tuple[list[int], float]:
         """Signal whoever has to hear; return pidfds to wait for, and for how long."""
+        newest = proc.newest_pid()
         census = Census.take(min(grave.start_ticks for grave in graves))
+        trees = [(grave, self._members(census, grave)) for grave in graves]
         now = self._clock.monotonic()
         held: list[int] = []
         timeout = _STEP_SECONDS
-        for grave in graves:
-            members = self._members(census, grave)
-            if not members:
+        for grave, members in trees:
+            if members:
+                self._signal(grave, members, held)
+        caught = self._chase(graves, newest, held)
+        for grave, members in trees:
+            if not members and grave.mark not in caught:
                 grave.empty += 1
                 if grave.empty < _EMPTY_SCANS:
                     timeout = min(timeout, _PAUSE_SECONDS)
@@ -140,20 +146,45 @@ class Undertaker:
                 grave.done(len(grave.immune))
                 continue
             grave.empty = 0
-            killing = now >= grave.deadline
-            if not killing:
+            if now < grave.deadline:
                 timeout = min(timeout, grave.deadline - now)
-            elif self._cgroups is not None:
-                self._cgroups.kill(grave.tag)
-            self._signal(grave, members, killing, held)
+            elif grave.mark in caught:
+                timeout = 0.0
         return held, max(timeout, 0.0)
+
+    def _chase(self, graves: list[Grave], since: int, held: list[int]) -> set[bytes]:
+        """Signal marked processes that were born after number *since*; return the marks that were met.
+
+        A chain of processes that fork and die faster than /proc can be read shows a scan nothing but its
+        dead. It is caught at its head: the newest process there is.
+        """
+        by_mark = {grave.mark: grave for grave in graves}
+        caught: set[bytes] = set()
+        end = self._clock.monotonic() + _CHASE_SECONDS
+        met = True
+        while met and self._clock.monotonic() < end:
+            met = False
+            newest = proc.newest_pid()
+            for pid in range(newest, since if since < newest else newest - 1, -1):
+                grave = by_mark.get(read_mark(pid) or b"")
+                stat = None if grave is None else proc.read_stat(pid)
+                if grave is None or stat is None or stat.dead or (pid, stat.start_ticks) in grave.immune:
+                    continue
+                met = True
+                caught.add(grave.mark)
+                self._signal(grave, [stat], held)
+            since = newest
+        return caught
 
     def _members(self, census: Census, grave: Grave) -> list[proc.Stat]:
         inmates = [] if self._cgroups is None else self._cgroups.members(grave.tag)
         tree = census.tree(grave.mark, grave.main, grave.start_ticks, pinned=grave.pinned, inmates=inmates)
         return [stat for stat in tree if (stat.pid, stat.start_ticks) not in grave.immune]
 
-    def _signal(self, grave: Grave, members: Iterable[proc.Stat], killing: bool, held: list[int]) -> None:
+    def _signal(self, grave: Grave, members: Iterable[proc.Stat], held: list[int]) -> None:
+        killing = self._clock.monotonic() >= grave.deadline
+        if killing and self._cgroups is not None:
+            self._cgroups.kill(grave.tag)
         # Each process is told TERM once: many programs take a second one as "drop everything".
         for stat in members:
             who = (stat.pid, stat.start_ticks)

@@ -160,17 +160,22 @@ async def test_a_tree_of_300_processes_is_gone_on_time_out(rig: Rig) -> None:
     assert rig.alive() == []
 
 
-async def test_a_tree_that_keeps_forking_is_gone_on_time_out(rig: Rig) -> None:
-    code = """
+async def test_a_tree_that_keeps_forking_is_gone_on_time_out(rig: Rig, tmp_path: Path) -> None:
+    # Whatever lives leaves a trace: what no scan of /proc is fast enough to see is seen here.
+    trace = tmp_path / "trace"
+    code = f"""
         import os, signal, time
+        end = time.monotonic() + 30  # should all else fail
+        trace = os.open({str(trace)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         for _ in range(8):
             if os.fork() == 0:
                 break
         else:
-            time.sleep(600)  # the main process stays, or there would be no time-out
-        while True:
+            time.sleep(60)  # the main process stays, or there would be no time-out
+        while time.monotonic() < end:
+            os.write(trace, b".")
             if os.fork():
                 time.sleep(0.01)
                 os._exit(0)
@@ -178,6 +183,10 @@ async def test_a_tree_that_keeps_forking_is_gone_on_time_out(rig: Rig) -> None:
     """
     result, _ = await rig.run(python(code), policy=Policy(timeout=seconds(1), kill_after=seconds(0.3)))
     assert result.state is State.TIMED_OUT
+    size = trace.stat().st_size
+    assert size > 100
+    await asyncio.sleep(0.5)
+    assert trace.stat().st_size == size
     assert rig.alive() == []
 
 
@@ -286,6 +295,7 @@ def delegated(tmp_path: Path) -> Iterator[str]:
 
 ESCAPED = """
     import os, sys, time
+    time.sleep(0.3)  # what forks before it has been moved stays where it was
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
