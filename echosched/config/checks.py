@@ -8,7 +8,7 @@ from typing import Any
 from echosched.config import values as v
 from echosched.config.jobs import Links, account_exists
 from echosched.config.secrets import SecretResolver, doubtful, references
-from echosched.config.settings import NotifyConfig
+from echosched.config.settings import Cluster, NotifyConfig
 from echosched.errors import ExecutionError
 from echosched.model import Action, CommandAction, HttpAction, Job
 
@@ -72,6 +72,7 @@ def warnings_of(
     jobs: Mapping[str, Job],
     notify: Mapping[str, NotifyConfig],
     environ: Mapping[str, str],
+    cluster: Cluster | None = None,
 ) -> list[str]:
     """Return what is allowed but hardly meant: unset secrets, near misses of references, unknown accounts, jobs
     that nothing starts.
@@ -106,11 +107,18 @@ def warnings_of(
         _warn(place_of(job), [*_action_strings(action), *texts], resolver, looked_up, found)
     for name, target in notify.items():
         _warn(f"notify.{name}", _strings(target.options), resolver, looked_up, found)
+    if cluster is not None:
+        _warn("cluster.dsn", [cluster.dsn], resolver, looked_up, found, "the start looks again")
     return found
 
 
 def _warn(
-    place: str, texts: Iterable[str], resolver: SecretResolver, known: dict[str, str | None], found: list[str]
+    place: str,
+    texts: Iterable[str],
+    resolver: SecretResolver,
+    known: dict[str, str | None],
+    found: list[str],
+    again: str = "each run looks again",
 ) -> None:
     told: set[str] = set()
     for text in texts:
@@ -124,7 +132,7 @@ def _warn(
             reason = known[reference]
             if reason is not None and reason not in told:
                 told.add(reason)
-                found.append(f"{place}: {reason} (now; each run looks again and fails without it)")
+                found.append(f"{place}: {reason} (now; {again} and fails without it)")
         near = doubtful(text)
         if near is not None:
             found.append(f"{place}: {near}")

@@ -17,7 +17,7 @@ from echosched.config.daemon_settings import DaemonConfig, read_daemon_table
 from echosched.config.files import ConfigFiles
 from echosched.config.jobs import JobReader, account_exists, account_id
 from echosched.config.paths import Paths
-from echosched.config.settings import Config, NotifyConfig, RetentionConfig, WebConfig
+from echosched.config.settings import Cluster, Config, NotifyConfig, RetentionConfig, WebConfig
 from echosched.errors import ConfigError
 from echosched.model import Job
 
@@ -78,6 +78,7 @@ class _Loading:
         self.declared: dict[str, str] = {}  # "job.NAME" → place, also of those that turned out wrong
         self.warnings: list[str] = []
         self.daemon = DaemonConfig()
+        self.cluster: Cluster | None = None
         self.timezone = "UTC"
         self.defaults: dict[str, Any] = {}
         self.reader = JobReader(self.problems, uid=uid, stays_root=True)
@@ -97,7 +98,7 @@ class _Loading:
         self._check()
         if self.problems.lines:
             raise ConfigError(self.problems.lines)
-        self.warnings += warnings_of(self.jobs, self.notify, self.environ)
+        self.warnings += warnings_of(self.jobs, self.notify, self.environ, self.cluster)
         return Config(
             jobs=self.jobs,
             daemon=self.daemon,
@@ -107,6 +108,7 @@ class _Loading:
             timezone=self.timezone,
             warnings=tuple(self.warnings),
             sources=tuple(self.files.sources),
+            cluster=self.cluster,
         )
 
     # ── documents ─────────────────────────────────────────────────────────────────────────────
@@ -136,9 +138,9 @@ class _Loading:
         retention = tables.read_retention(document.get("retention", {}), place, self.problems)
         web = tables.read_web(document.get("web", {}), place, self.problems)
         if "cluster" in document:
-            self.problems.add(
-                place, "cluster", "many hosts are not built yet: this version runs on one machine"
-            )
+            from echosched.config.cluster import read_cluster
+
+            self.cluster = read_cluster(document["cluster"], place, self.problems)
         return retention, web
 
     def _daemon_accounts(self, place: str) -> None:

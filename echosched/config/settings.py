@@ -59,6 +59,21 @@ class NotifyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """``[cluster]``: the database that many hosts share, and this one's part in it.
+
+    *dsn* may hold ``${env:…}`` and ``${file:…}``, is resolved where the database is opened and never shown. An
+    instance runs what asks for no label beside its *labels*.
+    """
+
+    dsn: str = field(repr=False)
+    instance: str
+    heartbeat: timedelta = timedelta(seconds=10)
+    lease: timedelta = timedelta(seconds=30)  # without a beat for so long an instance counts as dead
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the files say. *warnings* are for ``check``; *sources* are the files read, in order."""
 
@@ -70,3 +85,4 @@ class Config:
     timezone: str = "UTC"
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    cluster: Cluster | None = None  # None: this machine alone, on SQLite

@@ -394,7 +394,10 @@ JOB = '[job.x]\nschedule = "@daily"\n'
         ("[defaults]\ncommand = 'x'", "defaults.command: what a job does cannot be a default"),
         ("[defaults]\ntimeot = 1", 'defaults.timeot: unknown key (did you mean "timeout"?)'),
         ("[web]\nport = 70000", "web.port: 70000: must be 0–65535"),
-        ("[cluster]", "cluster: many hosts are not built yet: this version runs on one machine"),
+        (
+            "[cluster]",
+            'cluster.dsn: missing (the database that all hosts share, such as "postgresql://user@host/database")',
+        ),
         ("[notify.x]", "notify.x.kind: missing (must be one of mail, webhook, healthchecks, apprise)"),
         (
             "[notify.x]\nkind = 'mial'",

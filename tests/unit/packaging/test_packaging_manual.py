@@ -12,7 +12,7 @@ import pytest
 
 from echosched.cli.completion import options_of
 from echosched.cli.usage import COMMON, TOP, USAGE
-from echosched.config import actions, daemon_settings, job_keys, load, settings, tables
+from echosched.config import actions, cluster, daemon_settings, job_keys, load, settings, tables
 from echosched.model import HttpAction, Policy
 
 MAN = Path(__file__).resolve().parents[3] / "man"
@@ -102,14 +102,11 @@ def keys_of_page() -> dict[str, list[str]]:
 
 def keys_of_program() -> dict[str, set[str]]:
     expected = {
-        "outside": {
-            key if key in ("timezone", "include") else f"[{key}]"
-            for key in load.MAIN_TABLES
-            if key != "cluster"
-        },
+        "outside": {key if key in ("timezone", "include") else f"[{key}]" for key in load.MAIN_TABLES},
         "[daemon]": set(daemon_settings.DaemonConfig.__slots__),
         "[retention]": set(tables.RETENTION_KEYS),
         "[web]": set(tables.WEB_KEYS),
+        "[cluster]": set(cluster.CLUSTER_KEYS),
         "[job.NAME]": set(job_keys.JOB_KEYS) | set(actions.ACTION_KEYS),
         "[job.NAME.http]": set(actions._HTTP_KEYS),
         "[notify.NAME]": set(tables._NOTIFY_COMMON),
@@ -156,6 +153,15 @@ def test_defaults_of_retention_and_web_are_those_of_the_program() -> None:
     web = tables.read_web(documented_defaults("[web]"), "page", problems)
     assert not problems.lines
     assert (retention, web) == (settings.RetentionConfig(), settings.WebConfig())
+
+
+def test_defaults_of_the_cluster_are_those_of_the_program() -> None:
+    problems = load.values.Problems()
+    least = {"dsn": "postgresql://db/x", "instance": "a"}
+    stated = cluster.read_cluster(least | documented_defaults("[cluster]"), "page", problems)
+    assert not problems.lines
+    assert stated == settings.Cluster(dsn="postgresql://db/x", instance="a")
+    assert set(documented_defaults("[cluster]")) == {"heartbeat", "lease"}
 
 
 def test_defaults_of_a_job_are_those_of_the_program() -> None:
