@@ -27,6 +27,7 @@ from echosched.daemon.beat import Beat, interval_for
 from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
 from echosched.executor import ActionExecutor
+from echosched.executor.cgroup import cgroup2
 from echosched.journal import Journal
 from echosched.metrics import Metrics
 from echosched.model import ProcessIdentity, State
@@ -87,12 +88,14 @@ class Worker:
             # A worker that comes back while the disk is full goes on; a daemon is not started on one.
             lenient=link.standby or link.restarts > 0,
         )
+        _, own = cgroup2()
         self.executor = ActionExecutor(
             clock=self.clock,
             instance=instance_of(paths),
             resolve=self.secrets,
             report_child=link.report_child,
             on_settled=link.acknowledge,
+            cgroup=own and f"{own}/echosched-{instance_of(paths)}",
             builtin=lambda context: run_builtin(self, context),
         )
         self.scheduler = Scheduler(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from echosched.cli.findings import Finding, bad, ok, warn
 from echosched.clock import SystemClock
 from echosched.daemon import host, probe
+from echosched.executor import cgroup
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -279,11 +280,11 @@ def kernel(paths: Paths, config: Config | None) -> Iterator[Finding]:
             yield warn(
                 name, f"missing: {without}", "a newer kernel, or fewer restrictions (seccomp, mount options)"
             )
-    present, own = probe.cgroup2()
+    present, own = cgroup.cgroup2()
     if own is not None:
-        yield ok("cgroup v2", f"{own} is writable")
+        yield ok("cgroup v2", f"{own} is writable: each run gets one of its own")
     else:
-        how = "not writable for this user" if present else "not on this host"
+        how = "none of our own to write to" if present else "not on this host"
         yield ok("cgroup v2", f"{how}: the processes of a run are found by mark and group instead")
 
 

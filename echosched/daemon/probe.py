@@ -195,20 +195,6 @@ def _prctl_answers(option: int) -> bool:
     return hasattr(libc, "prctl") and libc.prctl(option, ctypes.byref(value), 0, 0, 0) == 0
 
 
-def cgroup2() -> tuple[bool, str | None]:
-    """Return whether this is a host with cgroup v2, and this process's own cgroup directory if it may write there."""
-    root = "/sys/fs/cgroup"
-    if not os.path.exists(f"{root}/cgroup.controllers"):
-        return False, None
-    try:
-        with open("/proc/self/cgroup", encoding="ascii") as file:
-            own = next((line[3:].strip() for line in file if line.startswith("0::")), "/")
-    except (OSError, UnicodeDecodeError):
-        return True, None
-    path = os.path.normpath(root + own)
-    return True, path if os.access(path, os.W_OK) else None
-
-
 def processes_visible() -> bool:
     """Tell whether /proc shows other processes of this user and their environments (jobs are found by marks there)."""
     reading, writing = os.pipe()

@@ -74,6 +74,24 @@ class Cgroups:
                 _remove(f"{self._parent}/{name}")
 
 
+def cgroup2() -> tuple[bool, str | None]:
+    """Return whether this host has version 2, and this process's own cgroup directory if it may write there.
+
+    The root of the hierarchy is nobody's own: there is none where no service manager has given us one.
+    """
+    roots = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second beside version 1 ("hybrid")
+    root = next((root for root in roots if os.path.exists(f"{root}/cgroup.procs")), None)
+    if root is None:
+        return False, None
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            own = next((line[3:].strip() for line in file if line.startswith("0::")), "/")
+    except (OSError, UnicodeDecodeError):
+        return True, None
+    path = os.path.normpath(root + own)
+    return True, path if path != root and os.access(path, os.W_OK) else None
+
+
 def _remove(path: str) -> bool:
     for directory, _, _ in os.walk(path, topdown=False):
         try:

@@ -61,6 +61,20 @@ def test_ordinary_jobs_run_in_the_shipped_unit(box: Any) -> None:
     box.no_jobs()
 
 
+def test_nothing_escapes_a_time_out_in_the_shipped_unit(box: Any) -> None:
+    # Daemonized twice, in a session of its own, without the mark: only the run's cgroup still knows it.
+    escape = "sleep 1; (setsid sh -c '(env -i setsid sleep 7777 &) & sleep 0.1' &); while :; do sleep 1; done"
+    box.machine.write(
+        "/etc/echosched/jobs.d/escape.toml",
+        f'[job.escape]\ncommand = {json.dumps(escape)}\ntimeout = "3s"\nkill_after = "1s"\n',
+    )
+    box.run("echoschedd reload")
+    assert box.run("echoschedd run --wait escape", check=False).code == 1
+    assert box.out("echoschedd history escape --json | grep -o timed_out").strip() == "timed_out"
+    assert box.run("pgrep -f '[s]leep 7777'", check=False).out == ""
+    box.no_jobs()
+
+
 def test_a_job_that_runs_out_of_memory_does_not_end_the_unit(box: Any) -> None:
     assert box.out("systemctl show -p OOMPolicy --value echosched") == "continue"
 

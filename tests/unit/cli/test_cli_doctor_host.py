@@ -13,6 +13,7 @@ from echosched.cli.findings import Finding
 from echosched.config.load import load
 from echosched.config.paths import Paths, resolve_paths
 from echosched.daemon import probe
+from echosched.executor import cgroup
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_missing_kernel_features_name_what_is_done_instead(
         "processes_visible",
     ):
         monkeypatch.setattr(probe, name, lambda: False)
-    monkeypatch.setattr(probe, "cgroup2", lambda: (True, "/sys/fs/cgroup/mine"))
+    monkeypatch.setattr(cgroup, "cgroup2", lambda: (True, "/sys/fs/cgroup/mine"))
     findings = list(doctor_host.kernel(paths, None))
     assert [f.state for f in findings] == ["warn"] * 6 + ["ok"]
     assert all(f.finding.startswith("missing: ") for f in findings[:6])
