@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from tests.postgres import PostgresServer, programs
 
 DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
 CI = os.environ.get("CI") == "true"
@@ -31,3 +33,26 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may be missing: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return a PostgreSQL server that all tests of this run share; whoever stops it starts it again."""
+    found = programs()
+    if found is None:
+        pytest.skip("there is no PostgreSQL: apt-get install postgresql")
+    pytest.importorskip("psycopg", reason="there is no psycopg: pip install 'echosched[cluster]'")
+    server = PostgresServer(found)
+    try:
+        server.create()
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """Return the address of a new, empty database, with password, over TCP."""
+    with postgres.database() as name:
+        yield postgres.dsn(name)
