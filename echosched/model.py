@@ -415,5 +415,53 @@ class Pruned:
     outputs: tuple[tuple[int, int], ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One of the hosts that share a database, as the database knows it. Instants are the database's clock.
+
+    *alive*: its heartbeat is younger than its lease. *lag_seconds* is the median from slot to start of its
+    latest runs. *clock_skew_seconds* is how far its clock is ahead of the database's. *draining*: it starts
+    nothing more. *differs* names jobs that this instance defines otherwise than most of the living ones.
+    """
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    started_at: datetime
+    heartbeat_at: datetime
+    alive: bool
+    capacity: int
+    labels: tuple[str, ...] = ()
+    running: int = 0
+    taken: int = 0  # runs that it took so far
+    lag_seconds: float | None = None
+    clock_skew_seconds: float = 0.0
+    draining: bool = False
+    jobs: int = 0
+    differs: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row of ``cluster status --json``."""
+        return {
+            "name": self.name,
+            "host": self.host,
+            "pid": self.pid,
+            "version": self.version,
+            "started_at": rfc3339(self.started_at),
+            "heartbeat_at": rfc3339(self.heartbeat_at),
+            "alive": self.alive,
+            "draining": self.draining,
+            "capacity": self.capacity,
+            "labels": list(self.labels),
+            "running": self.running,
+            "taken": self.taken,
+            "lag_seconds": self.lag_seconds,
+            "clock_skew_seconds": self.clock_skew_seconds,
+            "jobs": self.jobs,
+            "differs": list(self.differs),
+        }
+
+
 def _text(instant: datetime | None) -> str | None:
     return None if instant is None else rfc3339(instant)

@@ -24,11 +24,11 @@ _SIZES = (512, 128, 32, 8, 2, 1)  # few different statements, so that they stay 
 
 
 @cache
-def _library() -> dict[str, tuple[str, int]]:
-    """Return every named query and the width of its rows (0: it takes no rows)."""
+def _library(file: str = "queries.sql") -> dict[str, tuple[str, int]]:
+    """Return every named query of *file* and the width of its rows (0: it takes no rows)."""
     found: dict[str, tuple[str, int]] = {}
     name, width, lines = "", 0, list[str]()
-    for line in [*(SQL_DIRECTORY / "queries.sql").read_text("utf-8").splitlines(), "-- name: end"]:
+    for line in [*(SQL_DIRECTORY / file).read_text("utf-8").splitlines(), "-- name: end"]:
         if heading := _HEADING.match(line):
             if name:
                 found[name] = ("\n".join(lines).strip(), width)
@@ -42,6 +42,12 @@ def _library() -> dict[str, tuple[str, int]]:
 def query(name: str, columns: str = "") -> str:
     """Return the text of the query *name*, with *columns* put in where it asks for them."""
     return _library()[name][0].replace("{columns}", columns)
+
+
+@cache
+def postgres_query(name: str, columns: str = "") -> str:
+    """Return the text of a query of the PostgreSQL store."""
+    return _library("postgres_queries.sql")[name][0].replace("{columns}", columns)
 
 
 @cache

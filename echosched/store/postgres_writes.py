@@ -1,0 +1,252 @@
+"""The bodies of the PostgreSQL store's writing transactions; each takes the connection inside an open one.
+
+Isolation is READ COMMITTED: what must not change between reading and writing is locked first, and read by a
+statement of its own afterwards, which then sees all that was committed before the lock was got.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from echosched.clock import to_micros
+from echosched.model import Claim, Ended, JobRecord, Pruned, Started, State
+from echosched.store.postgres_link import Connection
+from echosched.store.queries import postgres_query
+from echosched.store.rows import Instants, instant, micros, text
+from echosched.transitions import earlier_attempt, may_have_started, refuse_open_ends
+
+_OPEN = (str(State.QUEUED), str(State.RUNNING))
+
+
+async def fetch(connection: Connection, name: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+    """Return all rows that the query *name* answers."""
+    cursor = await connection.execute(postgres_query(name), values)
+    rows: list[Any] = await cursor.fetchall()
+    return rows
+
+
+async def execute(connection: Connection, name: str, values: Mapping[str, Any] | None = None) -> int:
+    """Run the query *name*; return how many rows it changed."""
+    cursor = await connection.execute(postgres_query(name), values)
+    return int(cursor.rowcount)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a claimed run needs beyond its claim, to find its host and its turn."""
+
+    queue: str | None = None
+    definition: str | None = None
+    exclusive: bool = False
+    blocked: bool = False
+    group: str | None = None
+    group_limit: int | None = None
+
+
+NO_TERMS = Terms()
+
+
+async def claim(
+    connection: Connection, claims: Sequence[Claim], owner: str | None, terms: Sequence[Terms] = ()
+) -> list[int | None]:
+    """Account for the slots of *claims*; return the run number of each, ``None`` where it was too late."""
+    if not claims:
+        return []
+    at = Instants()
+    conditions = terms or [NO_TERMS] * len(claims)
+    rows = await fetch(
+        connection,
+        "claim",
+        {
+            "owner": owner,
+            "job": [text(one.job) for one in claims],
+            "slot": [at[one.slot] for one in claims],
+            "trigger": [str(one.trigger) for one in claims],
+            "state": [str(one.state) for one in claims],
+            "at": [at[one.at] for one in claims],
+            "ended_at": [at[one.at] if one.state.is_outcome else None for one in claims],
+            "error": [text(one.error) for one in claims],
+            "priority": [one.priority for one in claims],
+            "queue": [one.queue for one in conditions],
+            "definition": [one.definition for one in conditions],
+            "exclusive": [one.exclusive for one in conditions],
+            "blocked": [one.blocked for one in conditions],
+            "grp": [text(one.group) for one in conditions],
+            "grp_limit": [one.group_limit for one in conditions],
+        },
+    )
+    return [int(run) if made else None for run, made in rows]
+
+
+async def starting(connection: Connection, runs: Sequence[int], owner: str | None) -> None:
+    """Turn queued runs to running, for *owner*."""
+    await execute(connection, "starting", {"runs": list(runs), "owner": owner})
+
+
+async def note_starts(connection: Connection, starts: Iterable[Started]) -> None:
+    """Write when, and as which process, attempts began."""
+    rows: dict[tuple[int, int], Started] = {}
+    for start in starts:
+        rows.setdefault((start.run, start.attempt), start)  # told twice: the first word counts
+    facts = list(rows.values())
+    if not facts:
+        return
+    await execute(
+        connection,
+        "note_starts",
+        {
+            "run": [fact.run for fact in facts],
+            "attempt": [fact.attempt for fact in facts],
+            "at": [to_micros(fact.at) for fact in facts],
+            "pid": [None if fact.process is None else fact.process.pid for fact in facts],
+            "start_ticks": [None if fact.process is None else fact.process.start_ticks for fact in facts],
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What :func:`finish` did: an answer for each end, the runs that go on, and whose turn it may be now."""
+
+    recorded: list[bool]
+    requeued: list[Ended]
+    jobs: list[str]
+    groups: list[str]
+
+
+async def finish(connection: Connection, ends: Sequence[Ended]) -> Finished:
+    """Record *ends* of present attempts of runs without outcome."""
+    refuse_open_ends(ends)
+    runs = {"runs": [end.run for end in ends]}
+    groups = [row[0] for row in await fetch(connection, "groups_of", runs)]
+    jobs = sorted({end.job for end in ends})
+    await lock(connection, jobs, groups)
+    open_runs = {row[0]: row for row in await fetch(connection, "unended", runs)}
+    answer: list[bool] = []
+    outcomes: list[Ended] = []
+    requeued: list[Ended] = []
+    attempts: list[str] = []
+    totals: Counter[str] = Counter()
+    last_runs: dict[str, int] = {}
+    for end in ends:
+        row = open_runs.get(end.run)
+        if row is None or row[1] != end.attempt:
+            answer.append(False)
+            continue
+        del open_runs[end.run]  # a second end of the same run in one batch comes too late
+        answer.append(True)
+        totals[row[2]] -= 1
+        if end.retry_at is not None:
+            totals[str(State.QUEUED)] += 1
+            requeued.append(end)
+            attempts.append(_with_attempt(row, end))
+            continue
+        totals[str(end.result.state)] += 1
+        outcomes.append(end)
+        last_runs[end.job] = max(end.run, last_runs.get(end.job, 0))
+    await _end(connection, outcomes)
+    if requeued:
+        await execute(
+            connection,
+            "requeue_runs",
+            {
+                "run": [end.run for end in requeued],
+                "not_before_at": [micros(end.retry_at) for end in requeued],
+                "attempts": attempts,
+            },
+        )
+    if last_runs:
+        await execute(connection, "last_runs", {"job": list(last_runs), "run": list(last_runs.values())})
+    await add(connection, totals)
+    return Finished(answer, requeued, jobs, groups)
+
+
+async def lock(connection: Connection, jobs: Sequence[str], groups: Sequence[str]) -> None:
+    """Keep other transactions from deciding about these groups and jobs until this one has ended."""
+    if groups:
+        await execute(connection, "lock_groups", {"groups": list(groups)})
+    if jobs:
+        await execute(connection, "lock_jobs", {"jobs": list(jobs)})
+
+
+async def _end(connection: Connection, ends: Sequence[Ended]) -> None:
+    if not ends:
+        return
+    await execute(
+        connection,
+        "end_runs",
+        {
+            "run": [end.run for end in ends],
+            "state": [str(end.result.state) for end in ends],
+            "at": [to_micros(end.at) for end in ends],
+            "exit_code": [end.result.exit_code for end in ends],
+            "signal": [end.result.signal for end in ends],
+            "error": [text(end.result.error) for end in ends],
+            "output_bytes": [end.result.output_bytes for end in ends],
+            "has_output": [may_have_started(end.result.state) for end in ends],
+        },
+    )
+
+
+def _with_attempt(row: Sequence[Any], end: Ended) -> str:
+    """Return the list of earlier attempts, as text, with the one that *end* ends."""
+    _, attempt, _, started_at, attempts, *_ = row
+    earlier = json.loads(attempts) if attempts else []
+    last = dict(earlier_attempt(attempt, instant(started_at), end))
+    return json.dumps([*earlier, last | {"error": text(end.result.error)}])
+
+
+async def save_jobs(connection: Connection, records: Iterable[JobRecord]) -> None:
+    """Insert or replace job records, all but ``last_run``."""
+    rows = list({record.name: record for record in records}.values())
+    if not rows:
+        return
+    await execute(
+        connection,
+        "save_jobs",
+        {
+            "name": [text(row.name) for row in rows],
+            "cursor_at": [to_micros(row.cursor_at) for row in rows],
+            "anchor_at": [micros(row.anchor_at) for row in rows],
+            "timing": [row.timing for row in rows],
+            "enabled": [row.enabled for row in rows],
+            "paused": [row.paused for row in rows],
+            "parked": [text(row.parked) for row in rows],
+        },
+    )
+
+
+async def set_note(connection: Connection, key: str, value: str | None) -> None:
+    """Keep or forget a note."""
+    if value is None:
+        await execute(connection, "forget_note", {"key": key})
+    else:
+        await execute(connection, "set_note", {"key": key, "value": text(value)})
+
+
+async def add(connection: Connection, totals: Mapping[str, int]) -> None:
+    """Count changes of state."""
+    changes = {state: n for state, n in totals.items() if n}
+    if changes:
+        await execute(connection, "add_tallies", {"state": list(changes), "n": list(changes.values())})
+
+
+async def prune(
+    connection: Connection, runs_before: int, keep: int, outputs_before: int, slots_before: int, batch: int
+) -> Pruned:
+    """Remove one batch of ended runs and of slot rows."""
+    going = [row[0] for row in await fetch(connection, "old_runs", {"before": runs_before, "batch": batch})]
+    if len(going) < batch:
+        surplus = await fetch(connection, "surplus_runs", {"keep": keep, "batch": batch})
+        going += [run for (run,) in surplus if run not in set(going)][: batch - len(going)]
+    gone = await fetch(connection, "delete_runs", {"runs": sorted(going)}) if going else []
+    await add(connection, Counter({state: -n for state, n in Counter(row[2] for row in gone).items()}))
+    outputs = [(run, attempts) for run, attempts, _, has_output in gone if has_output]
+    outputs += await fetch(connection, "old_outputs", {"before": outputs_before, "batch": batch})
+    slots = await execute(connection, "delete_slots", {"before": slots_before, "batch": batch})
+    named = tuple((run, attempt) for run, attempts in sorted(outputs) for attempt in range(1, attempts + 1))
+    return Pruned(runs=len(gone), slots=slots, outputs=named)
