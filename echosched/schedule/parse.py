@@ -14,7 +14,7 @@ from datetime import datetime
 from echosched.errors import ScheduleError
 from echosched.schedule.base import Timetable, quoted
 from echosched.schedule.cron import NICKNAMES, parse_cron
-from echosched.schedule.zones import Zone, get_zone
+from echosched.schedule.zones import Zone, find_zone, get_zone
 
 _LONGEST = 2_000
 _DST = ("once", "skip", "every")
@@ -102,7 +102,7 @@ def _parse(text: str, timezone: str, name: str, anchor: datetime | None, dst: st
     if kind.startswith("@"):
         return _at_sign(kind, body, zone, name, anchor, dst, text)
     if len(text.split()) >= 5:
-        return parse_cron(text, zone, name=name, dst=dst)
+        return _cron(text, zone, name, anchor, dst, text)
     if _INSTANT.match(text.strip()):
         return _once(text, zone, name, anchor, dst, text)
     return _calendar(text, zone, name, anchor, dst, text)
@@ -127,7 +127,16 @@ def _at_sign(
 
 
 def _cron(body: str, zone: Zone, name: str, anchor: datetime | None, dst: str, text: str) -> Timetable:
-    return parse_cron(body, zone, name=name, dst=dst, shown=text)
+    try:
+        return parse_cron(body, zone, name=name, dst=dst, shown=text)
+    except ScheduleError:
+        last = body.split()[-1]
+        if find_zone(last) is None:
+            raise
+    # Calendar expressions end with one: it is easily taken for a habit of all.
+    raise ScheduleError(
+        f"{quoted(text)}: a cron expression names no time zone itself (write timezone = {quoted(last)} beside it)"
+    )
 
 
 def _every(body: str, zone: Zone, name: str, anchor: datetime | None, dst: str, text: str) -> Timetable:
