@@ -23,7 +23,7 @@ from echosched.clock import EPOCH
 from echosched.config.secrets import SecretResolver
 from echosched.daemon import lock, proc
 from echosched.errors import AlreadyRunning, StoreError
-from echosched.executor import ActionExecutor
+from echosched.executor import ActionExecutor, ExecutorOptions
 from echosched.model import Job, State
 from echosched.protocols import Clock, EventSink, Store
 from echosched.schedule import jitter_seconds
@@ -63,7 +63,9 @@ class Engine:
         self._temporary = tempfile.mkdtemp(prefix="echosched-") if path is None else None
         self.outputs = Outputs(self._temporary or f"{path}.runs")
         self.store: Store = memory if path is None else self._durable(path)
-        self.executor = ActionExecutor(clock=clock, instance=_instance(path), resolve=self.secrets)
+        self.executor = ActionExecutor(
+            ExecutorOptions(clock=clock, instance=_instance(path), resolve=self.secrets)
+        )
         self.scheduler = Scheduler(
             store=self.store,
             executor=self.executor,

@@ -26,7 +26,7 @@ from echosched.daemon import proc
 from echosched.daemon.beat import Beat, interval_for
 from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
-from echosched.executor import ActionExecutor
+from echosched.executor import ActionExecutor, ExecutorOptions
 from echosched.executor.cgroup import cgroup2
 from echosched.journal import Journal
 from echosched.metrics import Metrics
@@ -90,13 +90,15 @@ class Worker:
         )
         _, own = cgroup2()
         self.executor = ActionExecutor(
-            clock=self.clock,
-            instance=instance_of(paths),
-            resolve=self.secrets,
-            report_child=link.report_child,
-            on_settled=link.acknowledge,
-            cgroup=own and f"{own}/echosched-{instance_of(paths)}",
-            builtin=lambda context: run_builtin(self, context),
+            ExecutorOptions(
+                clock=self.clock,
+                instance=instance_of(paths),
+                resolve=self.secrets,
+                report_child=link.report_child,
+                on_settled=link.acknowledge,
+                cgroup=own and f"{own}/echosched-{instance_of(paths)}",
+                builtin=lambda context: run_builtin(self, context),
+            )
         )
         self.scheduler = Scheduler(
             store=self.store,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from echosched.executor.dispatch import ActionExecutor
     from echosched.executor.function import CallableExecutor, Context
     from echosched.executor.http import HttpExecutor
+    from echosched.executor.options import ExecutorOptions
     from echosched.executor.output import never_started, unbar
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "CallableExecutor": "echosched.executor.function",
     "CommandExecutor": "echosched.executor.command",
     "Context": "echosched.executor.function",
+    "ExecutorOptions": "echosched.executor.options",
     "HttpExecutor": "echosched.executor.http",
     "never_started": "echosched.executor.output",
     "unbar": "echosched.executor.output",
@@ -36,6 +38,7 @@ __all__ = [
     "CallableExecutor",
     "CommandExecutor",
     "Context",
+    "ExecutorOptions",
     "HttpExecutor",
     "never_started",
     "unbar",

@@ -29,71 +29,37 @@ from echosched.executor.cgroup import Cgroups
 from echosched.executor.commandline import needs_shell
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
+from echosched.executor.options import ExecutorOptions
 from echosched.executor.prepare import Preparer
 from echosched.executor.spawn import Launch, Spawner
 from echosched.executor.tree import Census, Undertaker
 from echosched.executor.watch import ExitWatch, ProcessExecution
-from echosched.model import Attempt, CommandAction, Process, ProcessIdentity, Result, State
-from echosched.protocols import Clock, Secrets
+from echosched.model import Attempt, CommandAction, ProcessIdentity, Result, State
 
 log = logging.getLogger(__name__)
-
-DEFAULT_PROCESS = Process(umask=0o022)
 
 _BURST = 8  # starts under way at once, from which the loop looks in by itself instead of being woken
 _PULSE_SECONDS = 0.002
 _REAP_SECONDS = 0.005  # settled processes are collected for so long: reaping is in nobody's way
 
-ReportChild = Callable[[str, int, int], None]
-OnSettled = Callable[..., None]
-ExitStatus = Callable[[int | None, int], int | None]
-
 
 class CommandExecutor:
-    """Runs :class:`~echosched.model.CommandAction` attempts as processes that outlive this program.
+    """Runs :class:`~echosched.model.CommandAction` attempts as processes that outlive this program."""
 
-    *instance* goes into the environment mark that tells this daemon's jobs from another's.
-    *report_child(tag, pid, start_ticks)* is called in a spawner thread right after each spawn,
-    *on_settled((pid, start_ticks), …)* in another thread when settled processes have been reaped.
-    *exit_status(pidfd, pid)* says how a process that is not our child ended (exit code, or minus a signal's
-    number), ``None`` if it cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves
-    open; *environment* replaces single variables of the clean environment. *patience_seconds*: how long an
-    exit code that the supervisor may still deliver is waited for. *cgroup*: a directory of the version 2
-    hierarchy, ours to write to, under which each run gets a cgroup of its own
-    (:mod:`~echosched.executor.cgroup`).
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        instance: str = "echosched",
-        resolve: Secrets = lambda text: text,
-        report_child: ReportChild | None = None,
-        on_settled: OnSettled | None = None,
-        exit_status: ExitStatus = proc.exit_status,
-        defaults: Process = DEFAULT_PROCESS,
-        environment: dict[str, str] | None = None,
-        spawners: int = 2,
-        patience_seconds: float = 5.0,
-        cgroup: str | None = None,
-    ) -> None:
-        self.clock = clock
-        self._cgroups = None if cgroup is None else Cgroups(cgroup)
-        self.undertaker = Undertaker(clock, self._cgroups)
-        self.keeper = OutputKeeper(clock)
-        self.exit_status = exit_status
-        self.patience_seconds = patience_seconds
+    def __init__(self, options: ExecutorOptions) -> None:
+        self.options = options
+        self.clock = options.clock
+        self._cgroups = None if options.cgroup is None else Cgroups(options.cgroup)
+        self.undertaker = Undertaker(self.clock, self._cgroups)
+        self.keeper = OutputKeeper(self.clock)
         self.closed = False
-        self._instance = instance
-        self._report_child = report_child
-        self._on_settled = on_settled
-        self._preparer = Preparer(instance=instance, resolve=resolve, defaults=defaults, base=environment)
+        self._report_child = options.report_child
+        self._on_settled = options.on_settled
+        self._preparer = Preparer(options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exits: ExitWatch | None = None
         self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._spawners = spawners
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._called = False
         self._starting = 0
@@ -169,7 +135,7 @@ class CommandExecutor:
 
     def find_all(self) -> dict[str, list[ProcessIdentity]]:
         """Return all living processes that this daemon's instance ever started, by attempt tag, main first."""
-        found = Census.take(0).marked(self._instance)
+        found = Census.take(0).marked(self.options.instance)
         return {
             tag: [
                 ProcessIdentity(stat.pid, stat.start_ticks)
@@ -183,7 +149,7 @@ class CommandExecutor:
         if self.closed:
             return
         self.closed = True
-        for _ in range(self._spawners):
+        for _ in range(self.options.spawners):
             self._queue.put(None)
         self._hand_over()
         self._reaps.put(None)
@@ -227,7 +193,7 @@ class CommandExecutor:
 
     def mark(self, attempt: Attempt) -> str:
         """Return the environment mark of *attempt*'s processes."""
-        return mark_of(self._instance, attempt)
+        return mark_of(self.options.instance, attempt)
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Call *function* in the loop soon; calls that come together share one wake-up."""
@@ -335,7 +301,7 @@ class CommandExecutor:
             self._loop = asyncio.get_running_loop()
             self._exits = ExitWatch(self._loop)
         if not self._threads:
-            for number in range(self._spawners):
+            for number in range(self.options.spawners):
                 self._threads.append(
                     threading.Thread(target=self._work, name=f"spawner-{number}", daemon=True)
                 )

@@ -3,72 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 from echosched.errors import ExecutionError
-from echosched.executor import proc
-from echosched.executor.command import (
-    DEFAULT_PROCESS,
-    CommandExecutor,
-    ExitStatus,
-    OnSettled,
-    ReportChild,
-)
-from echosched.executor.function import CallableExecutor, Context
+from echosched.executor.command import CommandExecutor
+from echosched.executor.function import CallableExecutor
+from echosched.executor.options import ExecutorOptions
 from echosched.model import (
     Attempt,
     BuiltinAction,
     CallableAction,
     CommandAction,
     HttpAction,
-    Process,
     ProcessIdentity,
     PythonAction,
 )
-from echosched.protocols import Clock, Execution, Executor, Secrets
+from echosched.protocols import Execution, Executor
 
 
 class ActionExecutor:
     """Carries out every kind of action; satisfies :class:`echosched.protocols.Executor`.
 
-    *builtin* is called (or awaited) with a :class:`~echosched.executor.function.Context` for built-in
-    jobs; its rooms are above this one. The other arguments are those of
-    :class:`~echosched.executor.command.CommandExecutor`. Parts are made when first used.
+    Parts are made when first used.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        instance: str = "echosched",
-        resolve: Secrets = lambda text: text,
-        report_child: ReportChild | None = None,
-        on_settled: OnSettled | None = None,
-        exit_status: ExitStatus = proc.exit_status,
-        defaults: Process = DEFAULT_PROCESS,
-        environment: dict[str, str] | None = None,
-        spawners: int = 2,
-        patience_seconds: float = 5.0,
-        cgroup: str | None = None,
-        builtin: Callable[[Context], Any] | None = None,
-    ) -> None:
-        self.processes = CommandExecutor(
-            clock=clock,
-            instance=instance,
-            resolve=resolve,
-            report_child=report_child,
-            on_settled=on_settled,
-            exit_status=exit_status,
-            defaults=defaults,
-            environment=environment,
-            spawners=spawners,
-            patience_seconds=patience_seconds,
-            cgroup=cgroup,
-        )
-        self._clock = clock
-        self._resolve = resolve
-        self._builtin = builtin
+    def __init__(self, options: ExecutorOptions) -> None:
+        self.options = options
+        self.processes = CommandExecutor(options)
         self._http: Executor | None = None
         self._callables: CallableExecutor | None = None
 
@@ -86,9 +46,9 @@ class ActionExecutor:
             case CallableAction(function):
                 return await self._callable_executor().begin(attempt, function)
             case BuiltinAction(name):
-                if self._builtin is None:
+                if self.options.builtin is None:
                     raise ExecutionError(f"builtin {name}: this program has no built-in jobs")
-                return await self._callable_executor().begin(attempt, self._builtin, give_context=True)
+                return await self._callable_executor().begin(attempt, self.options.builtin, give_context=True)
 
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> Execution:
         """Watch a process that an earlier worker started (see :meth:`CommandExecutor.adopt`)."""
@@ -115,10 +75,10 @@ class ActionExecutor:
         if self._http is None:
             from echosched.executor.http import HttpExecutor
 
-            self._http = HttpExecutor(clock=self._clock, resolve=self._resolve)
+            self._http = HttpExecutor(clock=self.options.clock, resolve=self.options.resolve)
         return self._http
 
     def _callable_executor(self) -> CallableExecutor:
         if self._callables is None:
-            self._callables = CallableExecutor(clock=self._clock)
+            self._callables = CallableExecutor(clock=self.options.clock)
         return self._callables

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from echosched.errors import ExecutionError
 from echosched.executor import commandline, environment, function, limits
+from echosched.executor.options import ExecutorOptions
 from echosched.executor.spawn import Launch
 from echosched.model import DEFAULT_PROCESS, Attempt, CommandAction, Process, PythonAction
-from echosched.protocols import Secrets
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -24,13 +24,11 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Preparer:
     """Knows the daemon's side of a job's surroundings: defaults, base environment, instance, secrets."""
 
-    def __init__(
-        self, *, instance: str, resolve: Secrets, defaults: Process, base: dict[str, str] | None = None
-    ) -> None:
-        self._instance = instance
-        self._resolve = resolve
-        self._defaults = defaults
-        self._base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **(base or {})}
+    def __init__(self, options: ExecutorOptions) -> None:
+        self._instance = options.instance
+        self._resolve = options.resolve
+        self._defaults = options.defaults
+        self._base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **(options.environment or {})}
         self._own = environment.own_account()
 
     def prepare(self, attempt: Attempt) -> Launch:

@@ -236,7 +236,7 @@ class ProcessExecution:
             self._conclude()
         elif self._patience is None:
             # The supervisor may be telling us at this very moment.
-            self._patience = self._home.loop.call_later(self._home.patience_seconds, self._give_up)
+            self._patience = self._home.loop.call_later(self._home.options.patience_seconds, self._give_up)
 
     def _look_up(self) -> int | None:
         pid = self.identity.pid
@@ -250,7 +250,7 @@ class ProcessExecution:
                 if seen is not None:
                     return seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status
         known = self._home.claim_exit(self.identity)
-        return self._home.exit_status(self._pidfd, pid) if known is None else known
+        return self._home.options.exit_status(self._pidfd, pid) if known is None else known
 
     def _give_up(self) -> None:
         self._patience = None

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from echosched.clock import SystemClock
-from echosched.executor import ActionExecutor
+from echosched.executor import ActionExecutor, ExecutorOptions
 from echosched.executor.environment import MARK
 from echosched.model import (
     DEFAULT_POLICY,
@@ -47,7 +47,7 @@ class Rig:
             "on_settled": lambda *told: self.settled.extend(told),
             **options,
         }
-        self.executor = ActionExecutor(clock=SystemClock(), instance=instance, **options)
+        self.executor = ActionExecutor(ExecutorOptions(clock=SystemClock(), instance=instance, **options))
         self._numbers = itertools.count(1)
 
     def attempt(

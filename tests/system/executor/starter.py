@@ -8,16 +8,17 @@ import asyncio
 import sys
 
 from echosched.clock import SystemClock
-from echosched.executor import ActionExecutor
+from echosched.executor import ActionExecutor, ExecutorOptions
 from echosched.model import Attempt, CommandAction, Job, Policy, Trigger
 
 
 async def main(instance: str, directory: str, commands: list[str]) -> None:
-    executor = ActionExecutor(
+    options = ExecutorOptions(
         clock=SystemClock(),
         instance=instance,
         report_child=lambda tag, pid, ticks: print(tag, pid, ticks, flush=True),
     )
+    executor = ActionExecutor(options)
     job = Policy(timeout=None)
     for number, command in enumerate(commands, 1):
         attempt = Attempt(
