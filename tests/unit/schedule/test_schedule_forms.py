@@ -337,7 +337,8 @@ class TestForms:
             ("", "is empty"), ("   ", "is empty"), ("* * * *", "neither a cron expression (5–7 fields)"),
             ("6h", "is a length, not a time (write every 6h)"), ("tomorrow", "weekday must be Mon–Sun, not tomorrow"),
             ("calendar", "nothing follows calendar"), ("cron", "nothing follows cron"), ("x" * 3000, "is too long"),
-            ("0 8 * * *\x00", "control characters"), ("@", "unknown nickname"), ("30 2 * * * Europe/Berlin", 'timezone = "Europe/Berlin"'),
+            ("0 8 * * *\x00", "control characters"), ("@", "unknown nickname"),
+            ("30 2 * * * Europe/Berlin", 'timezone = "Europe/Berlin"'),
             ("cron 0 8 * * * UTC", "names no time zone"), ("@boot now", "unknown nickname"),
         ],
     )  # fmt: skip
