@@ -69,7 +69,7 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
         "degraded": "degraded" + _because(document),
         "stalled": "STALLED: the scheduler's loop makes no progress",
     }
-    shown = [head + render.paint(words[health], tone)]
+    shown = [head + render.paint(words[health], tone) + _stopping(document)]
     facts = [
         ("since", f"{render.instant(document['started_at'])} ({render.seconds(document['uptime_seconds'])})"),
         ("activity", render.relative(document["last_activity"], now)),
@@ -91,6 +91,17 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
         for n in document["next"][:coming]
     ]
     return shown + _last_exit(document)
+
+
+def _stopping(document: dict[str, Any]) -> str:
+    """Return what to say of a daemon that was asked to stop: it still runs, but starts nothing any more."""
+    stopping = document.get("stopping")
+    if not stopping:
+        return ""
+    reason = stopping["reason"]
+    count = (document["runs"] or {}).get("running", 0)
+    waits = f", waiting for {count} running job{'' if count == 1 else 's'}" if count else ""
+    return f", stopping{f' ({reason})' if reason else ''}{waits}"
 
 
 def _because(document: dict[str, Any]) -> str:

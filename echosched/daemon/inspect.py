@@ -22,12 +22,13 @@ def inspect(paths: Paths, *, usage: bool = True) -> dict[str, Any]:
     """Return the daemon's condition, in the words of ``status --json``, and LSB's code as ``lsb``.
 
     ``running pid health last_activity mode version started_at ready_at uptime_seconds worker_pid restarts
-    cpu_seconds rss_bytes last_exit last_worker_exit last_upgrade degraded_since beat_age_seconds ready
-    identified paths lsb``. With *usage* false, CPU and memory are not looked up (``None``).
+    cpu_seconds rss_bytes last_exit last_worker_exit last_upgrade stopping degraded_since beat_age_seconds
+    ready identified paths lsb``. With *usage* false, CPU and memory are not looked up (``None``).
 
     *identified* tells that the holder of the lock is known beyond its number: only such a process
     may be signalled. *last_exit* is how the daemon ended, or, of a running one, the one before it:
-    ``{how, at, exit_code, detail}`` or ``None``.
+    ``{how, at, exit_code, detail}`` or ``None``. *stopping* is ``{at, reason}`` from the moment on at which
+    it was asked to stop: nothing new is started then, whatever *health* says of its loop.
     """
     held = lock.is_held(paths.pidfile)
     pid = lock.read_pid(paths.pidfile)
@@ -68,6 +69,7 @@ def _blank(paths: Paths) -> dict[str, Any]:
         "last_exit": None,
         "last_worker_exit": None,
         "last_upgrade": None,
+        "stopping": None,
         "degraded_since": None,
         "beat_age_seconds": None,
         "ready": False,
@@ -96,6 +98,7 @@ def _describe_running(
         last_exit=document.get("previous"),
         last_worker_exit=document.get("last_worker_exit"),
         last_upgrade=document.get("last_upgrade"),
+        stopping=document.get("stopping"),
         ready=bool(document.get("ready_micros")),
     )
     if pulse is not None and (facts["identified"] or document.get("boot_id") == proc.boot_id()):

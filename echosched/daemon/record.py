@@ -48,6 +48,7 @@ class Record:
             restarts=0,
             last_worker_exit=None,
             last_upgrade=None,
+            stopping=None,
             ended=None,
             previous=previous,
             children=[],
@@ -77,6 +78,10 @@ class Record:
     def upgraded(self, failure: str | None) -> None:
         """Note how an upgrade went; whoever asked for it looks here."""
         self.document["last_upgrade"] = {"at": instant.now_text(), "ok": failure is None, "detail": failure}
+
+    def stopping(self, reason: str | None) -> None:
+        """Note that the daemon was asked to stop, by a signal of that name or otherwise."""
+        self.document["stopping"] = {"at": instant.now_text(), "reason": reason}
 
     def ended(self, how: str, exit_code: int, detail: str | None, children: list[list[object]]) -> None:
         """Note the end, with the children whose exit codes nobody has written down yet."""

@@ -21,21 +21,22 @@ from echosched.daemon import children as children_
 from echosched.daemon import handover, logfiles, proc, readiness, worker
 from echosched.daemon.backoff import Backoff
 from echosched.daemon.beat import Beat, interval_for
+from echosched.daemon.housekeeping import Housekeeping
 from echosched.daemon.lock import HeldLocks
+from echosched.daemon.losses import Losses
 from echosched.daemon.record import Record
 from echosched.daemon.sdnotify import Notifier
 from echosched.daemon.settings import Settings
 from echosched.daemon.shutdown import Shutdown
 from echosched.daemon.upgrade import Upgrade
 from echosched.daemon.wakeup import Wakeup, has_terminal
+from echosched.daemon.watchdog import Watchdog
 from echosched.daemon.wire import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-HOUSEKEEPING_SECONDS = 10.0
-STATE_SECONDS = 60.0
 # Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
 KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
 
@@ -59,15 +60,12 @@ class Supervisor:
         self.upgrade: Upgrade | None = None
         self.upgraded = False  # gone over to a new worker that has not yet said that it serves
         self.children = children_.Children()
-        self.backoff = Backoff()
         self.restart_at: float | None = None
         self.shutdown: Shutdown | None = None
         self._has_terminal = self.settings.foreground and has_terminal()
-        self._out_start = readiness.size_of(paths.out)
-        self._housekeeping_at = 0.0
-        self._state_at = 0.0
-        self._complaints: set[str] = set()
-        self._killing: str | None = None  # why the supervisor itself is killing the worker
+        self._housekeeping = Housekeeping(self)
+        self._watchdog = Watchdog(self)
+        self.losses = Losses(self, self._watchdog, readiness.size_of(paths.out))
         if document.get("resume"):
             self._resume(document["resume"])
         else:
@@ -76,7 +74,7 @@ class Supervisor:
             if document.get("stale_pid") is not None:
                 self.journal.emit("cleanup", removed_pid=document["stale_pid"])
         self.beat = Beat(paths.beat)
-        self._wakeup = Wakeup()
+        self.wakeup = Wakeup()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
@@ -103,9 +101,9 @@ class Supervisor:
         now = time.monotonic()
         self._timers(now)
         if self.exit_code is None:
-            self._wakeup.wait(max(0.0, self._next_deadline() - time.monotonic()), self.workers())
+            self.wakeup.wait(max(0.0, self._next_deadline() - time.monotonic()), self.workers())
         self._listen()
-        while (number := self._wakeup.take()) is not None:
+        while (number := self.wakeup.take()) is not None:
             self._signal(number)
         self.reap()
         if self.shutdown is not None and self.exit_code is None:
@@ -117,13 +115,13 @@ class Supervisor:
         return [each for each in (self.current, standby) if each is not None]
 
     def _next_deadline(self) -> float:
-        deadlines = [self._housekeeping_at]
+        deadlines = [self._housekeeping.due_at]
         if self.restart_at is not None:
             deadlines.append(self.restart_at)
         if self.shutdown is not None:
             deadlines.append(self.shutdown.deadline)
         elif self.current is not None:
-            deadlines.append(self._overdue_at())
+            deadlines.append(self._watchdog.overdue_at(self.current))
         if self.upgrade is not None:
             deadlines.append(self.upgrade.deadline)
         return min(deadlines)
@@ -135,44 +133,23 @@ class Supervisor:
         if self.shutdown is not None:
             if now >= self.shutdown.deadline:
                 self.shutdown.overdue()
-        elif self.current is not None and self._killing is None and now >= self._overdue_at():
-            self._watchdog()
+        elif self.current is not None and now >= self._watchdog.overdue_at(self.current):
+            self._watchdog.strike(self.current)
         if self.upgrade is not None and now >= self.upgrade.deadline:
             self.upgrade.overdue()
-        if now >= self._housekeeping_at:
-            self._housekeeping(now)
-
-    def _housekeeping(self, now: float) -> None:
-        period = min(HOUSEKEEPING_SECONDS, self.settings.watchdog or HOUSEKEEPING_SECONDS)
-        if self.notifier.watchdog_seconds:
-            period = min(period, self.notifier.watchdog_seconds / 3)
-            if not self.beat.look().stalled:
-                self.notifier.watchdog()
-        self._housekeeping_at = now + period
-        self.beat.keep()
-        self.locks.keep(self._complain_once)
-        if now >= self._state_at and self.ever_ready:
-            self._state_at = now + STATE_SECONDS
-            self.save_state()
-        outs = () if self.settings.foreground else (self.settings.paths.out,)
-        if logfiles.rotate_oversized(
-            (self.settings.paths.log, *outs),
-            self.settings.log_max_size,
-            self.settings.log_keep,
-            self._complain_once,
-        ):
-            self.reopen()
+        if now >= self._housekeeping.due_at:
+            self._housekeeping.do(now)
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────
 
     def start_worker(self) -> None:
         """Start the worker; what prevents that counts as a worker that died at once."""
-        self._out_start = readiness.size_of(self.settings.paths.out)
+        self.losses.out_start = readiness.size_of(self.settings.paths.out)
         try:
             self.current = worker.start(self.settings, time.monotonic())
         except OSError as error:
             why = f"cannot be started: {error.filename or self.settings.worker_argv[0]}: {error.strerror}"
-            self._worker_lost(why, 1, failure={"message": f"the worker {why}"})
+            self.losses.lost(why, 1, failure={"message": f"the worker {why}"})
             return
         self.beat.reset(self.current.pid, interval_for(self.settings.watchdog))
         self.hello(self.current)
@@ -235,30 +212,6 @@ class Supervisor:
                 readiness.tell_ready(self.ready_fd, os.getpid())
                 self.ready_fd = None
 
-    def _overdue_at(self) -> float:
-        """Return when the worker's silence becomes too long (a hang, or a warm-up without end)."""
-        assert self.current is not None  # noqa: S101 - callers check
-        pulse = self.beat.look()
-        if pulse.beats and pulse.worker_pid == self.current.pid:
-            if not self.settings.watchdog:
-                return float("inf")
-            # We may have slept ourselves, with the whole container: then its silence proves nothing.
-            return max(pulse.monotonic_ns / 1e9, self._wakeup.back_at) + self.settings.watchdog
-        return self.current.started + max(self.settings.start_limit, self.settings.watchdog)
-
-    def _watchdog(self) -> None:
-        assert self.current is not None  # noqa: S101 - callers check
-        age = self.beat.look().age_seconds
-        self.journal.emit("watchdog", pid=self.current.pid, age_seconds=round(age, 3))
-        self._killing = f"no beat for {age:.0f} s"
-        # ABRT makes faulthandler write all stacks; a stopped process acts on it only once continued.
-        self.current.kill(signal.SIGABRT)
-        self.current.kill(signal.SIGCONT)
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline and proc.is_alive(self.current.pid):
-            time.sleep(0.01)
-        self.current.kill(signal.SIGKILL)
-
     def reap(self) -> None:
         """Note how every child that has ended did so, and only then let it go."""
         while (found := children_.find_zombie()) is not None:
@@ -297,50 +250,7 @@ class Supervisor:
         self.beat.reset(0, interval_for(self.settings.watchdog))
         if self.upgrade is not None and self.upgrade.worker_exited():
             return
-        self._worker_lost(who.why(status), who.exit_code(status), failure=who.failure)
-
-    def _worker_lost(self, why: str, code: int, *, failure: dict[str, Any] | None = None) -> None:
-        """Go on after a worker ended: finish a stop, fail a start, back off, or give up."""
-        killing, self._killing = self._killing, None
-        if self.upgraded:
-            self.record_upgrade(f"the new worker took over, then {why}")
-        if self.shutdown is not None:
-            self.shutdown.worker_left()
-        elif not self.ever_ready:
-            self._start_failed(why if killing is None else f"{killing} while starting", code, failure)
-        else:
-            self._back_off(killing or why)
-
-    def _back_off(self, why: str) -> None:
-        now = time.monotonic()
-        delay = self.backoff.lost(now, self.settings)
-        if delay is None:
-            count, window = len(self.backoff.losses), self.settings.restart_window
-            detail = f"{count} workers ended within {window:.0f} s; the last: {why}"
-            logfiles.complain("giving up: " + detail)
-            self.end("gave up", 1, detail)
-            return
-        self.restart_at = now + delay
-        self.record.restarting(why)
-        self.journal.emit("worker_restart", restarts=self.record.restarts, delay_seconds=delay)
-        self.notifier.status(f"worker: {why}; starting another in {delay:.0f} s")
-        self.save_state()
-
-    def _start_failed(self, why: str, code: int, failure: dict[str, Any] | None) -> None:
-        if failure is not None:
-            message = str(failure["message"])
-        else:
-            message = f"the worker {why} before it was ready"
-            said = (
-                "" if self.settings.foreground else readiness.tail(self.settings.paths.out, self._out_start)
-            )
-            message += f":\n{said}" if said else ""
-        self.tell_failure(code, message)
-        if self.settings.foreground:
-            os.write(2, f"{self.settings.program}: {message}\n".encode())
-        else:
-            logfiles.complain(message)
-        self.end("failed to start", code, message.partition("\n")[0])
+        self.losses.lost(who.why(status), who.exit_code(status), failure=who.failure)
 
     # ── signals ───────────────────────────────────────────────────────────────────────────────
 
@@ -389,6 +299,8 @@ class Supervisor:
         self.shutdown = Shutdown(self, reason, keep_jobs=keep_jobs)
         self.journal.emit("shutdown", signal=reason, pid=os.getpid())
         self.notifier.stopping()
+        self.record.stopping(reason)
+        self.save_state()
         self.shutdown.begin()
 
     def tell_failure(self, exit_code: int, message: str) -> None:
@@ -418,7 +330,7 @@ class Supervisor:
         self.ever_ready = True
         self.current = worker.Worker.from_dict(resume["worker"])
         self.children = children_.Children([Child(*each) for each in resume["children"]])
-        self.backoff = Backoff(resume["losses"])
+        self.losses.backoff = Backoff(resume["losses"])
         self.upgraded = resume["upgraded"]
         self.record = Record.resume(self.settings, resume["state"])
 
@@ -437,7 +349,7 @@ class Supervisor:
             "resume": {
                 "worker": self.current.as_dict(),
                 "children": self.children.as_list(),
-                "losses": self.backoff.losses,
+                "losses": self.losses.backoff.losses,
                 "upgraded": self.upgraded,
                 "state": self.record.document,
             },
@@ -448,13 +360,7 @@ class Supervisor:
         try:
             self.record.save(self.current.pid if self.current is not None else None, self.beat.look())
         except OSError as error:
-            self._complain_once(f"{self.settings.paths.state}: {error.strerror}")
-
-    def _complain_once(self, text: str) -> None:
-        """Write a line unless it has been written before: what stays wrong must not fill the disk."""
-        if text not in self._complaints:
-            self._complaints.add(text)
-            logfiles.complain(text)
+            self._housekeeping.complain_once(f"{self.settings.paths.state}: {error.strerror}")
 
 
 def _unlink(path: str) -> None:

@@ -95,7 +95,9 @@ class Worker:
     def why(self, status: int) -> str:
         """Return in words how this worker ended, given its exit status (negative: a signal)."""
         if self.failure is not None:
-            return str(self.failure["message"]).partition("\n")[0]
+            first, *more = str(self.failure["message"]).splitlines() or [""]
+            rest = f" (and {len(more)} more)" if more else ""
+            return f"could not {'go on' if self.ready else 'start'}: {first}{rest}"
         if status < 0:
             return f"was ended by {signal_name(-status)}"
         return f"ended with exit code {status}"

@@ -57,6 +57,7 @@ _WATCHED = (
     "last_worker_exit",
     "next",
     "ready",
+    "stopping",
 )
 
 

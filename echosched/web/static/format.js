@@ -23,6 +23,7 @@ const HEALTH = {
   degraded: ["◐", "odd", "Running, degraded"],
   stalled: ["▲", "bad", "Stalled"],
   stopped: ["■", "none", "Stopped"],
+  stopping: ["◌", "odd", "Stopping"],
   starting: ["○", "odd", "Starting"],
 };
 
@@ -30,6 +31,7 @@ const HEALTH = {
 export function healthOf(status) {
   if (!status) return ["○", "none", "Unknown"];
   if (!status.running && status.last_exit && !isClean(status.last_exit)) return ["✕", "bad", "Stopped (it died)"];
+  if (status.running && status.stopping) return HEALTH.stopping;
   if (status.running && status.ready === false && status.health !== "stalled") return HEALTH.starting;
   return HEALTH[status.health] ?? ["?", "odd", String(status.health ?? "unknown")];
 }

@@ -60,6 +60,7 @@ const pidOf = (status) => (status?.pid ? h("span", { class: "dim num" }, `pid ${
 
 function reasonOf(status) {
   if (!status) return h("p", { class: "dim" }, "Asking…");
+  if (status.stopping) return h("p", {}, stoppingOf(status));
   if (status.health === "stalled") return h("p", {}, "Its loop does not move. The supervisor replaces it by itself; Restart does it now.");
   if (status.health === "degraded") return h("p", {}, status.ready === false ? "Not ready yet." : status.reasons?.join("; ") || "Jobs run, but something does not work as it should: see the journal.");
   if (status.running) return null;
@@ -71,6 +72,11 @@ function reasonOf(status) {
     ended.detail && !isClean(ended) ? h("p", { class: "dim" }, ended.detail) : null);
 }
 
+function stoppingOf(status) {
+  const n = status.runs?.running ?? 0;
+  return `Nothing new is started.${n ? ` It waits for ${n === 1 ? "one running job" : `${count(n)} running jobs`}; what is left after the grace is ended.` : ""}`;
+}
+
 const RECENT_SECONDS = 1800;
 
 /** A worker that died a while ago is news although everything is well again. */
@@ -78,7 +84,7 @@ function incident(status) {
   const last = status?.last_worker_exit;
   if (!status?.running || !last?.at || age(last.at) > RECENT_SECONDS || /retire|upgrade|standby/.test(last.why)) return null;
   const again = status.worker_pid && status.ready !== false && status.health !== "stalled" ? "; another took over" : "; another is being started";
-  return h("p", { class: "told odd", id: "incident" }, `The worker ${/^(was|ended)/.test(last.why) ? last.why : `ended: ${last.why}`}, `, since(last.at), again, ". Jobs that were running go on.");
+  return h("p", { class: "told odd", id: "incident" }, `The worker ${/^(was|ended|could)/.test(last.why) ? last.why : `ended: ${last.why}`}, `, since(last.at), again, ". Jobs that were running go on.");
 }
 
 function buttons(status) {

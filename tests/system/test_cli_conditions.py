@@ -1,0 +1,61 @@
+"""What commands say of a daemon that is stopping, of jobs that are not there, of an upgrade that was refused."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from .conftest import House, eventually
+
+
+def test_a_daemon_that_stops_says_so_and_what_it_waits_for(house: House) -> None:
+    house.write('[daemon]\ngrace = "20s"\n[job.slow]\ncommand = "sleep 5"\n')
+    house.ok("start")
+    house.ok("run", "slow")
+    eventually(lambda: house.status["runs"]["running"] == 1)
+    assert house.status["stopping"] is None
+    assert "stopping" not in house.ok("status")
+    leaving = house.popen("stop", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shown = eventually(lambda: (text := house.ok("status").splitlines()[0]) and "stopping" in text and text)
+    assert shown.endswith("ok, stopping (SIGTERM), waiting for 1 running job")
+    assert house.status["stopping"]["reason"] == "SIGTERM"
+    assert leaving.wait(60) == 0
+    assert house.status["running"] is False
+    assert house.status["stopping"] is None
+
+
+def test_the_history_of_a_mistyped_job_is_an_error_with_and_without_a_daemon(house: House) -> None:
+    house.write('[job.nightly]\ncommand = "true"\n[job.gone]\ncommand = "true"\n')
+    house.ok("start")
+    house.outcome("gone")
+    house.write('[job.nightly]\ncommand = "true"\n')
+    house.ok("reload")
+
+    def look() -> None:
+        wrong = house.run("history", "nightyl")
+        assert wrong.returncode == 1
+        assert wrong.stderr == "echoschedd: job nightyl: there is no such job (did you mean nightly?)\n"
+        assert house.run("history", "nightyl", "--json").stdout == ""
+        assert house.ok("history", "nightly") == "no runs match\n"
+        assert len(house.history("gone")) == 1  # no longer configured, but it has rows
+        assert house.ok("history", "gone", "--failed") == "no runs match\n"
+
+    look()
+    house.ok("stop")
+    look()
+    house.write("[nonsense]\n")  # what is configured cannot be known: nothing is called unknown
+    assert house.ok("history", "nightyl") == "no runs match\n"
+
+
+@pytest.mark.parametrize("problems", [1, 3])
+def test_a_refused_upgrade_says_what_the_new_worker_could_not_do(house: House, problems: int) -> None:
+    house.write('[job.tock]\ncommand = "true"\n')
+    house.ok("start")
+    house.write("".join(f"[nonsense{n}]\n" for n in range(problems)))
+    refused = house.run("upgrade")
+    assert refused.returncode == 1
+    more = "" if problems == 1 else f" (and {problems - 1} more)"
+    assert refused.stderr.startswith("echoschedd: upgrade: the new worker could not start: ")
+    assert refused.stderr.endswith(f"{more} (the old version goes on)\n")
+    assert "nonsense0" in refused.stderr
