@@ -10,13 +10,16 @@ import contextlib
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echosched.cli import render
-from echosched.cli.session import client_of, count_of, paths_of, run_number, seconds_of
+from echosched.cli.session import client_of, count_of, no_such_job, paths_of, run_number, seconds_of
 from echosched.clock import SystemClock, rfc3339
 from echosched.errors import NotRunning, UsageError
 from echosched.model import State
+
+if TYPE_CHECKING:
+    from echosched.config.paths import Paths
 
 FAILED = (State.FAILED, State.TIMED_OUT, State.ABANDONED)
 
@@ -80,7 +83,7 @@ def history(arguments: dict[str, Any]) -> int:
         since = _since(since)
     query = {
         "job": arguments["<job>"],
-        "n": count_of("-n", arguments["-n"]),
+        "n": count_of("-n", arguments["-n"], least=1),
         "states": states,
         "since": since,
     }
@@ -88,7 +91,7 @@ def history(arguments: dict[str, Any]) -> int:
         with client_of(arguments) as client:
             rows = client.call("history", **query)
     except NotRunning:
-        rows = asyncio.run(_stored_history(paths_of(arguments).db, query))
+        rows = asyncio.run(_stored_history(paths_of(arguments), query))
     if arguments["--json"]:
         render.print_json(rows)
         return 0
@@ -125,18 +128,33 @@ def _since(text: str) -> str:
     return rfc3339(SystemClock().now() - age)
 
 
-async def _stored_history(path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+async def _stored_history(paths: Paths, query: dict[str, Any]) -> list[dict[str, Any]]:
     from echosched.clock import parse_rfc3339
     from echosched.store.sqlite import SqliteStore
 
-    async with _read_only(SqliteStore(path, read_only=True)) as store:
+    async with _read_only(SqliteStore(paths.db, read_only=True)) as store:
         runs = await store.history(
             job=query["job"],
             states=[State(state) for state in query["states"]],
             since=None if query["since"] is None else parse_rfc3339(query["since"]),
             limit=query["n"],
         )
+        if query["job"] is not None and not runs and not await store.history(job=query["job"], limit=1):
+            _must_be_configured(paths, query["job"])
     return [found.as_dict() for found in runs]
+
+
+def _must_be_configured(paths: Paths, job: str) -> None:
+    """Raise ``NotFound`` for a *job* that is in no configuration; one that cannot be read proves nothing."""
+    from echosched.config.load import load
+    from echosched.errors import ConfigError
+
+    try:
+        names = load(paths=paths).jobs
+    except ConfigError:
+        return
+    if job not in names:
+        raise no_such_job(job, names)
 
 
 @contextlib.asynccontextmanager

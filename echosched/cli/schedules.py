@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from echosched.cli import render
-from echosched.cli.session import paths_of
+from echosched.cli.session import no_such_job, paths_of
 from echosched.clock import SystemClock, parse_rfc3339, rfc3339
-from echosched.errors import NotFound, UsageError
+from echosched.errors import UsageError
+from echosched.model import Dst
 
 if TYPE_CHECKING:
     from echosched.schedule import Timetable
@@ -30,6 +31,13 @@ def instant_of(option: str, text: str) -> datetime:
         ) from None
 
 
+def dst_of(rule: str) -> str:
+    """Return the rule for daylight saving that ``--dst`` names."""
+    if rule not in tuple(Dst):
+        raise UsageError(f"--dst: {rule!r}: unknown (one of {', '.join(Dst)})")
+    return rule
+
+
 def slot_rows(schedule: Timetable, start: datetime, count: int) -> list[dict[str, Any]]:
     """Return the next *count* slots of *schedule* after *start*, as ``{job, at, local}``."""
     zone = ZoneInfo(schedule.timezone)  # its own, where the expression names one
@@ -47,7 +55,7 @@ def explain(arguments: dict[str, Any]) -> int:
     from echosched.schedule import parse_schedule, transitions
 
     expression, timezone = arguments["<expression>"], arguments["--timezone"]
-    schedule = parse_schedule(expression, timezone, dst=arguments["--dst"])
+    schedule = parse_schedule(expression, timezone, dst=dst_of(arguments["--dst"]))
     now = SystemClock().now()
     document = {
         "schedule": expression,
@@ -82,13 +90,8 @@ def simulate(arguments: dict[str, Any]) -> int:
     config = load(paths=paths_of(arguments))
     wanted = arguments["<job>"]
     if wanted is not None and wanted not in config.jobs:
-        import difflib
-
-        near = difflib.get_close_matches(wanted, config.jobs, 1)
-        raise NotFound(
-            f"job {wanted}: there is no such job" + (f" (did you mean {near[0]}?)" if near else "")
-        )
+        raise no_such_job(wanted, config.jobs)
     jobs = [job for job in config.jobs.values() if wanted in (None, job.name)]
     start, end = instant_of("--from", arguments["--from"]), instant_of("--to", arguments["--to"])
-    show_slots(slots_of([(job, job.schedule) for job in jobs], start, end), arguments)
+    show_slots(slots_of([(job, job.schedule) for job in jobs], start, end), arguments, distance=False)
     return 0

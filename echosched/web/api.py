@@ -160,8 +160,7 @@ class Api:
         return Answer({"data": page, "next": page[-1]["run"] if len(page) == call["limit"] else None})
 
     async def job_history(self, call: Call) -> Answer:
-        """List a job's runs; an unknown job is an error here, not an empty list."""
-        await self.reads.ask("job", job=call["job"])
+        """List a job's runs, also those of one that is no longer configured."""
         return await self.runs(call)
 
     async def run(self, call: Call) -> Answer:
@@ -259,6 +258,8 @@ class Api:
         status = await self.reads.status()
         if status.get("health") not in ("ok", "degraded"):
             return answers.bad(503, reason(status), code=str(status.get("health", "unknown")))
+        if status.get("stopping"):
+            return answers.bad(503, "the scheduler is stopping", code="stopping")
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 await self.reads.ask("next", job=None, n=1)

@@ -23,6 +23,7 @@ class FakeBackend:
         self.running = True
         self.pid = 100
         self.health = "ok"
+        self.stopping: Facts | None = None
         self.jobs = {name: self.job(name) for name in ("backup", "brief", "report", "selfheal")}
         self.runs: dict[int, Facts] = {}
         self.events: list[Facts] = []
@@ -62,6 +63,7 @@ class FakeBackend:
             "jobs": {"total": len(self.jobs), "paused": 0},
             "runs": {"running": 0, "queued": 0, "succeeded": 3, "failed": 1},
             "ready": self.running,
+            "stopping": self.stopping,
             "last_exit": None if self.running else {"how": "signal 9", "at": None, "detail": "killed"},
         }
 
@@ -101,6 +103,8 @@ class FakeBackend:
     def do_history(
         self, job: str | None, n: int, before_run: int | None, states: Any, **_: Any
     ) -> list[Facts]:
+        if job is not None and all(row["job"] != job for row in self.runs.values()):
+            self.find(job)
         rows = [row for row in reversed(self.runs.values()) if job is None or row["job"] == job]
         rows = [row for row in rows if not states or row["state"] in states]
         return [row for row in rows if before_run is None or row["run"] < before_run][:n]

@@ -124,6 +124,7 @@ async def test_unknown_jobs_and_runs_are_404(browser):
     for path in (
         "/api/jobs/nope",
         "/api/jobs/nope/history",
+        "/api/runs?job=nope",
         "/api/runs/999",
         "/api/runs/999/output",
         "/api/next?job=nope",
@@ -194,6 +195,14 @@ async def test_health_is_200_only_while_the_loop_beats(browser, backend):
     assert (status, answer["error"]["code"]) == (503, "stopped")
     assert "signal 9" in answer["error"]["message"]
     assert (await browser.get("/readyz", headers=nobody))[0] == 503
+
+
+async def test_a_scheduler_that_stops_is_alive_but_not_ready(browser, backend):
+    backend.stopping = {"at": "2026-11-20T07:00:00.000000Z", "reason": "SIGTERM"}
+    nobody = {"X-Dash-Key": None}
+    assert (await browser.get("/healthz", headers=nobody))[0] == 200
+    status, answer = await browser.get("/readyz", headers=nobody)
+    assert (status, answer["error"]["code"]) == (503, "stopping")
 
 
 async def test_the_journal_is_filtered_on_the_server(browser, backend):

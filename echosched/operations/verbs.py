@@ -7,39 +7,23 @@ An operation takes and returns plain JSON values (instants as RFC 3339 text) and
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
-from zoneinfo import ZoneInfo
+from typing import Any
 
-from echosched.clock import parse_rfc3339, rfc3339
+from echosched.clock import rfc3339
 from echosched.errors import NotFound, UsageError
-from echosched.model import (
-    Action,
-    BuiltinAction,
-    CallableAction,
-    CommandAction,
-    HttpAction,
-    Job,
-    PythonAction,
-    Run,
-    State,
-    Trigger,
-)
+from echosched.model import Run, State, Trigger
+from echosched.operations.arguments import bounded, instant, optional_instant, state_named, whole_number
+from echosched.operations.description import describe, usual_duration
+from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
+from echosched.operations.slots import MAX_SLOTS, simulate, slot_row, slots_of
 from echosched.scheduler import Entry, Scheduler
 
-if TYPE_CHECKING:
-    from echosched.schedule import Timetable
-
-OUTPUT_CHUNK = 64 * 1024
 FOLLOW_SECONDS = 0.2
 RECENT = 20
 """How many of a job's latest runs tell its usual duration."""
 
 MAX_ROWS = 10_000
-MAX_SLOTS = 100_000
 
 Reloader = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
 OutputPath = Callable[[int, int], str | None]
@@ -152,7 +136,7 @@ class Operations:
             "last_run": None if last is None else last.as_dict(),
         }
         if details:
-            document |= self._describe(job)
+            document |= describe(job, self._redact)
             recent = await self._scheduler.store.history(job=job.name, limit=RECENT)
             document["recent"] = [
                 {"run": run.run, "state": str(run.state), "duration_seconds": run.duration_seconds}
@@ -161,29 +145,6 @@ class Operations:
             document["usual_duration_seconds"] = usual_duration(recent)
             document["running"] = [self._live_row(live) for live in entry.active.values()]
         return document
-
-    def _describe(self, job: Job) -> dict[str, Any]:
-        from echosched.schedule import explain
-
-        policy = job.policy
-        after = None if job.after is None else {"job": job.after.job, "when": str(job.after.when)}
-        return {
-            "schedule_english": explain(cast("Timetable", job.schedule)) if job.schedule is not None else "",
-            "after": after,
-            "kind": _kind(job.action),
-            "action": self._redact(_summary(job.action)),
-            "labels": list(policy.labels),
-            "policy": {
-                "timeout_seconds": None if policy.timeout is None else policy.timeout.total_seconds(),
-                "retries": policy.retries,
-                "overlap": str(policy.overlap),
-                "catchup": str(policy.catchup),
-                "on_abandoned": str(policy.on_abandoned),
-                "priority": policy.priority,
-                "concurrency_group": policy.concurrency_group,
-                "heal": policy.heal,
-            },
-        }
 
     def _live_row(self, live: Any) -> dict[str, Any]:
         return {
@@ -197,18 +158,18 @@ class Operations:
 
     async def next(self, job: str | None = None, n: int = 10) -> list[dict[str, Any]]:
         """Return the *n* coming slots, of *job* or of all jobs, as ``{job, at, local}``."""
-        n = _bounded("n", n, MAX_SLOTS)
+        n = bounded("n", n, MAX_SLOTS)
         now = self._scheduler.clock.now()
         if job is not None:
             entry = self._scheduler.roster.entry(job)
-            return [_slot(entry.job, at) for at in _slots(entry, now, n=n)]
+            return [slot_row(entry.job, at) for at in slots_of(entry, now, n=n)]
         import heapq
 
         entries = self._scheduler.roster.entries
         soonest = self._scheduler.roster.next_slots(n)
-        streams = ([(at, name) for at in _slots(entries[name], now, n=n)] for name, _ in soonest)
+        streams = ([(at, name) for at in slots_of(entries[name], now, n=n)] for name, _ in soonest)
         merged = heapq.nsmallest(n, (pair for stream in streams for pair in stream))
-        return [_slot(entries[name].job, at) for at, name in merged]
+        return [slot_row(entries[name].job, at) for at, name in merged]
 
     async def pause(self, job: str) -> dict[str, Any]:
         """Let no slot of *job* come due until it is resumed."""
@@ -233,16 +194,28 @@ class Operations:
         until: str | None = None,
         before_run: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the newest *n* runs, newest first, as ``history --json`` has them."""
+        """Return the newest *n* runs, newest first, as ``history --json`` has them.
+
+        Raises ``NotFound`` for a *job* that neither is defined nor ever ran.
+        """
         runs = await self._scheduler.store.history(
             job=job,
-            states=[_state(text) for text in states],
-            since=_instant("since", since),
-            until=_instant("until", until),
+            states=[state_named(text) for text in states],
+            since=optional_instant("since", since),
+            until=optional_instant("until", until),
             before_run=before_run,
-            limit=_bounded("n", n, MAX_ROWS),
+            limit=bounded("n", n, MAX_ROWS),
         )
+        if job is not None and not runs:
+            await self._must_be_known(job)
         return [self._row(run) for run in runs]
+
+    async def _must_be_known(self, job: str) -> None:
+        """Raise ``NotFound`` for a job that neither is defined nor ever ran: most likely its name is mistyped."""
+        if job not in self._scheduler.roster.entries and not await self._scheduler.store.history(
+            job=job, limit=1
+        ):
+            self._scheduler.roster.entry(job)
 
     def _row(self, run: Run) -> dict[str, Any]:
         row = run.as_dict()
@@ -264,7 +237,7 @@ class Operations:
         return row
 
     async def _find_run(self, run: int) -> Run:
-        found = await self._scheduler.store.get_run(_number("run", run))
+        found = await self._scheduler.store.get_run(whole_number("run", run))
         if found is None:
             raise NotFound(f"run {run}: there is no such run (echoschedd history lists them)")
         return found
@@ -295,10 +268,10 @@ class Operations:
         number = found.attempt if attempt is None else attempt
         ended = found.state.is_outcome or number < found.attempt
         path = self._output_path(found.run, number)
-        limit = _bounded("limit", limit, 16 * 1024 * 1024)
-        data, start, size = await asyncio.to_thread(_read_piece, path, offset, limit)
+        limit = bounded("limit", limit, 16 * 1024 * 1024)
+        data, start, size = await asyncio.to_thread(read_piece, path, offset, limit)
         if not ended or start + len(data) < size:
-            data = _whole_characters(data)
+            data = whole_characters(data)
         return {
             "run": found.run,
             "attempt": number,
@@ -338,21 +311,23 @@ class Operations:
 
     async def timeline(self, start: str, end: str, limit: int = 5000) -> dict[str, Any]:
         """Return the runs that were queued between *start* and *end*, and the slots to come in that time."""
-        begin, finish = _required("start", start), _required("end", end)
-        limit = _bounded("limit", limit, MAX_ROWS)
+        begin, finish = instant("start", start), instant("end", end)
+        limit = bounded("limit", limit, MAX_ROWS)
         now = self._scheduler.clock.now()
         runs = await self._scheduler.store.history(since=begin, until=finish, limit=limit)
         coming: list[dict[str, Any]] = []
         for entry in self._scheduler.roster.entries.values():
             if len(coming) >= limit:
                 break
-            coming += [_slot(entry.job, at) for at in _slots(entry, max(now, begin), until=finish, n=200)]
+            coming += [
+                slot_row(entry.job, at) for at in slots_of(entry, max(now, begin), until=finish, n=200)
+            ]
         coming.sort(key=lambda slot: str(slot["at"]))
         return {"now": rfc3339(now), "runs": [self._row(run) for run in runs], "next": coming[:limit]}
 
     async def simulate(self, start: str, end: str, job: str | None = None) -> list[dict[str, Any]]:
         """Return every slot between two instants, of *job* or of all jobs in force, in order."""
-        begin, finish = _required("start", start), _required("end", end)
+        begin, finish = instant("start", start), instant("end", end)
         entries = self._scheduler.roster.entries
         wanted = list(entries.values()) if job is None else [self._scheduler.roster.entry(job)]
         return simulate([(entry.job, entry.schedule) for entry in wanted], begin, finish)
@@ -368,152 +343,3 @@ class Operations:
 
 
 OPERATIONS = frozenset(name for name in vars(Operations) if not name.startswith("_") and name != "find")
-
-
-def simulate(
-    jobs: Sequence[tuple[Job, Any]], start: datetime, end: datetime, *, limit: int = MAX_SLOTS
-) -> list[dict[str, Any]]:
-    """Return every slot of *jobs* (with their schedules) from *start* (included) to *end* (excluded), in order."""
-    if end < start:
-        raise UsageError(f"simulate: {rfc3339(end)} lies before {rfc3339(start)}")
-    found: list[tuple[datetime, str, Job]] = []
-    for job, schedule in jobs:
-        if schedule is None or not job.enabled:
-            continue
-        if getattr(schedule, "needs_anchor", False):
-            schedule = schedule.with_anchor(start)
-        slot = schedule.next_after(start - timedelta(microseconds=1))
-        while slot is not None and slot < end:
-            found.append((slot, job.name, job))
-            if len(found) > limit:
-                raise UsageError(f"simulate: more than {limit} slots (choose a shorter period or one job)")
-            slot = schedule.next_after(slot)
-    found.sort(key=lambda item: item[:2])
-    return [_slot(job, at) for at, _, job in found]
-
-
-def usual_duration(runs: Sequence[Run]) -> float | None:
-    """Return the median duration in seconds of the succeeded ones among *runs*, ``None`` without any."""
-    durations = sorted(
-        run.duration_seconds
-        for run in runs
-        if run.state is State.SUCCEEDED and run.duration_seconds is not None
-    )
-    return durations[len(durations) // 2] if durations else None
-
-
-def _slots(entry: Entry, after: datetime, *, n: int, until: datetime | None = None) -> list[datetime]:
-    if not entry.waits or entry.schedule is None:
-        return []
-    found: list[datetime] = []
-    slot = entry.schedule.next_after(after)
-    while slot is not None and len(found) < n and (until is None or slot < until):
-        found.append(slot)
-        slot = entry.schedule.next_after(slot)
-    return found
-
-
-def _slot(job: Job, at: datetime) -> dict[str, Any]:
-    return {"job": job.name, "at": rfc3339(at), "local": at.astimezone(ZoneInfo(job.timezone)).isoformat()}
-
-
-def _kind(action: Action) -> str:
-    kinds = {
-        CommandAction: "command",
-        HttpAction: "http",
-        PythonAction: "python",
-        BuiltinAction: "builtin",
-        CallableAction: "callable",
-    }
-    return kinds[type(action)]
-
-
-def _summary(action: Action) -> str:
-    match action:
-        case CommandAction(command=str() as text):
-            return text
-        case CommandAction(command=argv):
-            import shlex
-
-            return shlex.join(argv)
-        case HttpAction(method=method, url=url):
-            return f"{method} {url}"
-        case PythonAction(target=target):
-            return target
-        case BuiltinAction(name=name):
-            return name
-        case CallableAction(function=function):
-            return getattr(function, "__qualname__", repr(function))
-
-
-def _read_piece(path: str | None, offset: int, limit: int) -> tuple[bytes, int, int]:
-    """Return the bytes, where they begin, and the file's size; nothing for a file that does not exist."""
-    if path is None:
-        return b"", 0, 0
-    try:
-        with open(path, "rb", opener=_no_links) as file:
-            descriptor = file.fileno()
-            size = os.fstat(descriptor).st_size
-            start = max(size + offset, 0) if offset < 0 else min(offset, size)
-            if start >= size:
-                return b"", start, size
-            # A job past its output_limit has a hole in the middle of its file: it is stepped over.
-            start = os.lseek(descriptor, start, os.SEEK_DATA)
-            end = os.lseek(descriptor, start, os.SEEK_HOLE)
-            return os.pread(descriptor, min(limit, end - start), start), start, size
-    except FileNotFoundError:
-        return b"", 0, 0
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # nothing but hole to the end
-            return b"", size, size
-        if error.errno == errno.ELOOP:  # the bar in place of an output that never was
-            return b"", 0, 0
-        raise
-
-
-def _no_links(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _whole_characters(data: bytes) -> bytes:
-    """Leave an unfinished UTF-8 character at the end for the next piece."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0b1100_0000 == 0b1000_0000:
-            continue  # a continuation byte: the character began earlier
-        length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
-        return data[:-back] if length > back and len(data) > back else data
-    return data
-
-
-def _state(text: str) -> State:
-    try:
-        return State(text)
-    except ValueError:
-        raise UsageError(f"state {text}: unknown (one of {', '.join(State)})") from None
-
-
-def _instant(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    return _required(name, text)
-
-
-def _required(name: str, text: str) -> datetime:
-    try:
-        return parse_rfc3339(text)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{name}: {error} (an instant such as 2026-01-31T09:00:00Z)") from None
-
-
-def _number(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name}: {value!r} is not a whole number")
-    return value
-
-
-def _bounded(name: str, value: Any, most: int) -> int:
-    number = _number(name, value)
-    if not 0 <= number <= most:
-        raise UsageError(f"{name}: {number} is out of range (0 to {most})")
-    return number
