@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from echosched import errors
-from echosched.cli.usage import COMMON, TOP, USAGE
+from echosched.cli.usage import TOP, USAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def dispatch(words: list[str]) -> int:
 
             return worker(verb, rest)
         if verb not in USAGE:
-            raise errors.UsageError(_unknown(verb))
+            raise errors.UsageError(_no_command(verb, words))
         if "-h" in rest or "--help" in rest:
             print(USAGE[verb], end="")
             return errors.EX_OK
@@ -114,63 +114,19 @@ def parse(verb: str, words: list[str]) -> dict[str, Any]:
     try:
         # Positional arguments: docopt and docopt-ng name them differently.
         return dict(docopt.docopt(text, [verb, *words], False))
-    except docopt.DocoptExit as problem:
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
-        usage = text[text.index("Usage:") :].split("\n\n", 1)[0]
-        # docopt's own words name its classes ("Argument(None, 'x')"), except where an option lacks its value.
-        said = first if first.startswith("-") else ""
-        wrong = _wrong_option(verb, words) or said or _wrong_arguments(verb, words)
-        raise errors.UsageError(f"{verb}: {wrong}\n{usage}") from None
+    except docopt.DocoptExit:
+        from echosched.cli.wrong import usage_of, wrong_words
+
+        raise errors.UsageError(f"{verb}: {wrong_words(verb, words)}\n{usage_of(text)}") from None
 
 
-def _wrong_option(verb: str, words: list[str]) -> str | None:
-    import difflib
-    import re
+def _no_command(verb: str, words: list[str]) -> str:
+    from echosched.cli.wrong import unknown, usage_of, wrong_option
 
-    known = re.findall(r"(?<![\w-])--[a-z][a-z-]*", USAGE[verb] + COMMON)
-    for word in words:
-        name = word.partition("=")[0]
-        if name.startswith("--") and len(name) > 2 and not any(option.startswith(name) for option in known):
-            near = difflib.get_close_matches(name, known, 1)
-            return f"{name}: unknown option" + (f" (did you mean {near[0]}?)" if near else "")
-    return None
-
-
-def _wrong_arguments(verb: str, words: list[str]) -> str:
-    """Say which argument is missing, or which is one too many."""
-    import re
-
-    usage = USAGE[verb].partition("Usage:")[2].partition("\n\n")[0]
-    wanted = re.findall(r"<[a-z]+>", usage)
-    needed = re.findall(r"<[a-z]+>", re.sub(r"\[[^]]*\]", "", usage))
-    valued = set(re.findall(r"(--?[A-Za-z][a-z-]*) [A-Z]+\b", USAGE[verb]))
-    given, at = [], 0
-    while at < len(words):
-        if words[at] == "--":
-            given += words[at + 1 :]
-            break
-        if words[at] in valued:
-            at += 1
-        elif not words[at].startswith("-"):
-            given.append(words[at])
-        at += 1
-    if len(given) > len(wanted):
-        return f"{given[len(wanted)]}: one argument too many"
-    if len(given) < len(needed):
-        return f"{needed[len(given)]} is missing"
-    absent = [option for option in re.findall(r" (--[a-z]+) [A-Z]\b", usage) if option not in words]
-    return f"{absent[0]} is missing" if absent else "wrong arguments"
-
-
-def _unknown(verb: str) -> str:
-    import difflib
-
-    usage = TOP[TOP.index("Usage:") :].split("\n\n", 1)[0]
-    if not verb:
-        return f"a command is missing (echoschedd --help lists them)\n{usage}"
-    near = difflib.get_close_matches(verb, USAGE, 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near else "echoschedd --help lists them"
-    return f"{verb}: there is no such command ({hint})\n{usage}"
+    # What stands before the command comes first: of "--hme x", "x" is not what is wrong.
+    lead = words[: words.index(verb)] if verb else words
+    missing = unknown(verb) if verb else "a command is missing (echoschedd --help lists them)"
+    return f"{wrong_option(TOP, lead) or missing}\n{usage_of(TOP)}"
 
 
 def _fail(verb: str, error: errors.EchoschedError, *, debug: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from echosched.cli import render
 from echosched.cli.session import paths_of
-from echosched.errors import EX_CONFIG, ConfigError, EchoschedError
+from echosched.errors import EX_CONFIG, EX_DATAERR, ConfigError, EchoschedError
 
 
 def check(arguments: dict[str, Any]) -> int:
@@ -48,7 +48,12 @@ def import_crontab(arguments: dict[str, Any]) -> int:
             text = file.read().decode("utf-8", "surrogateescape")
     except OSError as error:
         raise EchoschedError(f"{name}: {error.strerror}") from None
-    toml = convert(text, system=arguments["--system"], name="stdin" if name == "-" else name)
+    try:
+        toml = convert(text, system=arguments["--system"], name="stdin" if name == "-" else name)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"echoschedd: {problem}", file=sys.stderr)
+        return EX_DATAERR  # what was given is wrong, not how this program is configured
     for line in toml.splitlines():
         if not line.startswith("#"):
             break

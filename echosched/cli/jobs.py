@@ -50,7 +50,7 @@ def _state(row: dict[str, Any]) -> str:
 
 def next(arguments: dict[str, Any]) -> int:
     """Show coming slots of jobs, or of any expression."""
-    count = count_of("-n", arguments["-n"])
+    count = count_of("-n", arguments["-n"], least=1)
     if arguments["--schedule"] is not None:
         if arguments["<job>"] is not None:
             raise UsageError("next: a job and --schedule exclude each other")
@@ -58,23 +58,27 @@ def next(arguments: dict[str, Any]) -> int:
     else:
         if arguments["--from"] is not None:
             raise UsageError("next: --from goes with --schedule (simulate shows any period of all jobs)")
+        if arguments["--dst"] != "once" or arguments["--timezone"] != "UTC":
+            raise UsageError("next: --timezone and --dst go with --schedule (a job has its own)")
         with client_of(arguments) as client:
             slots = client.call("next", job=arguments["<job>"], n=count)
-    show_slots(slots, arguments)
+    show_slots(slots, arguments, distance=arguments["--from"] is None)
     return 0
 
 
 def _of_expression(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    from echosched.cli.schedules import instant_of, slot_rows
+    from echosched.cli.schedules import dst_of, instant_of, slot_rows
     from echosched.schedule import parse_schedule
 
-    schedule = parse_schedule(arguments["--schedule"], arguments["--timezone"])
+    schedule = parse_schedule(
+        arguments["--schedule"], arguments["--timezone"], dst=dst_of(arguments["--dst"])
+    )
     start = SystemClock().now() if arguments["--from"] is None else instant_of("--from", arguments["--from"])
     return slot_rows(schedule, start, count)
 
 
-def show_slots(slots: list[dict[str, Any]], arguments: dict[str, Any]) -> None:
-    """Print ``{job, at, local}`` rows."""
+def show_slots(slots: list[dict[str, Any]], arguments: dict[str, Any], *, distance: bool = True) -> None:
+    """Print ``{job, at, local}`` rows; *distance* adds how far off they are, which of another time says nothing."""
     if arguments["--json"]:
         render.print_json(slots)
         return
@@ -83,15 +87,14 @@ def show_slots(slots: list[dict[str, Any]], arguments: dict[str, Any]) -> None:
         return
     now = SystemClock().now()
     named = any(slot["job"] for slot in slots)
-    header = (["JOB"] if named else []) + ["AT", "LOCAL", ""]
+    header = (["JOB"] if named else []) + ["AT", "LOCAL"] + ([""] if distance else [])
     rows = []
     for slot in slots:
         at = parse_rfc3339(slot["at"])
         fraction = f".{at.microsecond:06d}" if at.microsecond else ""
         shown = f"{at:%Y-%m-%d %H:%M:%S}{fraction}Z"
-        rows.append(
-            ([slot["job"]] if named else []) + [shown, slot["local"], render.relative(slot["at"], now)]
-        )
+        row = ([slot["job"]] if named else []) + [shown, slot["local"]]
+        rows.append(row + ([render.relative(slot["at"], now)] if distance else []))
     render.table(header, rows)
 
 

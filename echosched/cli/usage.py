@@ -167,6 +167,7 @@ Options:
   -n N             how many [default: 10]
   --schedule EXPR  an expression instead of a job
   --timezone TZ    the expression's time zone [default: UTC]
+  --dst RULE       once, skip or every [default: once]
   --from INSTANT   after this instant (RFC 3339) instead of now
   --json           one JSON document
 

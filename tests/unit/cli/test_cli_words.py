@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from echosched.cli.dispatch import dispatch
@@ -18,6 +20,19 @@ from echosched.cli.dispatch import dispatch
         (["service", "start", "all", "b"], "service: b: one argument too many"),
         (["run", "--wat", "x"], "run: --wat: unknown option (did you mean --wait?)"),
         (["statu"], "statu: there is no such command (did you mean status?)"),
+        (["-x"], "-x: unknown option"),
+        (["--home"], "--home: a value is missing (--home DIR)"),
+        (["--hme", "x", "status"], "--hme: unknown option (did you mean --home?)"),
+        (["--home", "/nowhere", "statu"], "statu: there is no such command (did you mean status?)"),
+        (["--home", "/nowhere"], "a command is missing (echoschedd --help lists them)"),
+        (["status", "-x"], "status: -x: unknown option"),
+        (["status", "-json"], "status: -j: unknown option (did you mean --json?)"),
+        (["status", "--json=3"], "status: --json: takes no value"),
+        (["status", "--home"], "status: --home: a value is missing (--home DIR)"),
+        (["history", "--since"], "history: --since: a value is missing (--since WHEN)"),
+        (["logs", "-fn"], "logs: -fn: a value is missing (-fn N)"),
+        (["logs", "-n", "-x", "-y"], "logs: -y: unknown option"),
+        (["status", "--", "--json"], "status: --json: one argument too many"),
     ],
 )
 def test_wrong_words_get_one_line_in_plain_words_and_the_usage(
@@ -29,3 +44,69 @@ def test_wrong_words_get_one_line_in_plain_words_and_the_usage(
     first, usage, *_ = shown.err.splitlines()
     assert first == f"echoschedd: {told}"
     assert usage == "Usage:"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["next", "-n", "0", "--schedule", "hourly"], "-n: 0 shows nothing (at least 1)"),
+        (["history", "-n", "0"], "-n: 0 shows nothing (at least 1)"),
+        (["next", "-n", "9" * 5000], f"-n: {'9' * 20}… is too large"),
+        (["next", "-n", "-3"], "-n: '-3' is not a whole number"),
+        (
+            ["next", "--schedule", "0 2 * * *", "--dst", "never"],
+            "--dst: 'never': unknown (one of once, skip, every)",
+        ),
+        (
+            ["next", "--dst", "skip", "job"],
+            "next: --timezone and --dst go with --schedule (a job has its own)",
+        ),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_in_one_line(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(words) == 2
+    assert capsys.readouterr().err == f"echoschedd: {told}\n"
+
+
+def test_coming_slots_follow_the_rule_for_daylight_saving_and_tell_no_distance_from_another_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        "next",
+        "--schedule",
+        "30 2 * * *",
+        "--timezone",
+        "Europe/Berlin",
+        "--from",
+        "2026-10-24T12:00:00Z",
+    ]
+    assert dispatch([*words, "-n", "2"]) == 0
+    once = capsys.readouterr().out.splitlines()
+    assert once[0].split() == ["AT", "LOCAL"]
+    assert [line.split("  ")[1] for line in once[1:]] == [
+        "2026-10-25T02:30:00+02:00",
+        "2026-10-26T02:30:00+01:00",
+    ]
+    assert dispatch([*words, "-n", "2", "--dst", "every"]) == 0
+    every = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in every[1:]] == [
+        "2026-10-25T02:30:00+02:00",
+        "2026-10-25T02:30:00+01:00",
+    ]
+    assert dispatch(["next", "--schedule", "30 2 * * *", "-n", "1"]) == 0
+    assert " in " in capsys.readouterr().out.splitlines()[1]
+
+
+def test_a_crontab_that_cannot_be_understood_is_bad_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crontab = tmp_path / "mine"
+    crontab.write_text("0 8 * * * echo good\n61 * * * * echo bad\n* * nonsense\n")
+    assert dispatch(["import-crontab", str(crontab)]) == 65
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    told = shown.err.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith(f"echoschedd: {crontab}") for line in told)
