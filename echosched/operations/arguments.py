@@ -1,0 +1,48 @@
+"""What a request's arguments must be: JSON values in, the model's values out, one line for what does not fit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from echosched.clock import parse_rfc3339
+from echosched.errors import UsageError
+from echosched.model import State
+
+
+def state_named(text: str) -> State:
+    """Return the state called *text*."""
+    try:
+        return State(text)
+    except ValueError:
+        raise UsageError(f"state {text}: unknown (one of {', '.join(State)})") from None
+
+
+def optional_instant(name: str, text: str | None) -> datetime | None:
+    """Return the instant that *text* names, ``None`` for none."""
+    if text is None:
+        return None
+    return instant(name, text)
+
+
+def instant(name: str, text: str) -> datetime:
+    """Return the instant that *text* (argument *name*) names, aware UTC; raises ``UsageError``."""
+    try:
+        return parse_rfc3339(text)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{name}: {error} (an instant such as 2026-01-31T09:00:00Z)") from None
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return *value* (argument *name*) if it is an integer; raises ``UsageError``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name}: {value!r} is not a whole number")
+    return value
+
+
+def bounded(name: str, value: Any, most: int) -> int:
+    """Return *value* (argument *name*) if it is an integer from 0 to *most*; raises ``UsageError``."""
+    number = whole_number(name, value)
+    if not 0 <= number <= most:
+        raise UsageError(f"{name}: {number} is out of range (0 to {most})")
+    return number
