@@ -37,6 +37,7 @@ _KINDS: dict[str, _Kind] = {
     "shell": list(SHELLS),
     "verb": ["start", "stop", "restart", "status", "logs"],
     "which": ["all", "scheduler", "web"],
+    "action": ["status", "drain", "remove"],
 }
 
 

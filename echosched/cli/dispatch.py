@@ -24,6 +24,7 @@ HOMES = {
     "logs": "logs",
     "web": "web",
     "service": "service",
+    "cluster": "cluster",
     "jobs": "jobs",
     "next": "jobs",
     "pause": "jobs",

@@ -99,6 +99,8 @@ def history(arguments: dict[str, Any]) -> int:
         print("no runs" + (" match" if states or since or query["job"] else " yet"))
         return 0
     now = SystemClock().now()
+    # An instance's name has no colon; the owner on one machine alone is host:pid, which tells nobody anything.
+    shared = any(row["owner"] and ":" not in row["owner"] for row in rows)
     lines = [
         [
             row["run"],
@@ -108,6 +110,7 @@ def history(arguments: dict[str, Any]) -> int:
             render.relative(row["ended_at"] or row["started_at"] or row["queued_at"], now),
             render.seconds(row["duration_seconds"]),
             "" if row["exit_code"] is None else row["exit_code"],
+            *([row["owner"] or ""] if shared else []),
             row["error"] or "",
         ]
         for row in rows
@@ -115,7 +118,8 @@ def history(arguments: dict[str, Any]) -> int:
     tones = [
         render.STATE_TONES.get(row["state"]) if row["state"] != State.SUCCEEDED else None for row in rows
     ]
-    render.table(["RUN", "JOB", "STATE", "SLOT", "WHEN", "TOOK", "EXIT", "ERROR"], lines, tones)
+    header = ["RUN", "JOB", "STATE", "SLOT", "WHEN", "TOOK", "EXIT", *(["ON"] if shared else []), "ERROR"]
+    render.table(header, lines, tones)
     return 0
 
 

@@ -85,12 +85,30 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
         facts.append(
             ("runs", ", ".join(f"{count} {state}" for state, count in runs.items() if count) or "none yet")
         )
+    if document.get("cluster") is not None:
+        facts.append(("cluster", _cluster(document["cluster"])))
     shown += [f"  {name:<9} {text}" for name, text in facts]
     shown += [
         f"  {'next':<9} {render.instant(n['at'])}  {n['job']} ({render.relative(n['at'], now)})"
         for n in document["next"][:coming]
     ]
     return shown + _last_exit(document)
+
+
+def _cluster(cluster: dict[str, Any]) -> str:
+    """Return this host's part in its cluster, and which of the others needs a look."""
+    head = f"{cluster['instance']}, over {cluster['database']}"
+    if cluster["instances"] is None:
+        return f"{head}: {cluster['error']}"
+    from echosched.cli.cluster import condition, remarks
+
+    count: dict[str, int] = {}
+    for row in cluster["instances"]:
+        count[condition(row)] = count.get(condition(row), 0) + 1
+    told = [f"{n} {state}" for state, n in count.items()] + [
+        line.strip() for line in remarks(cluster["instances"])
+    ]
+    return f"{head}: {'; '.join(told)}"
 
 
 def _stopping(document: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ The daemon:
   logs         what happened
   web          the dashboard and API server
   service      start, stop and watch scheduler and web server together
+  cluster      the hosts that share one set of jobs
 
 Jobs:
   jobs         all jobs with their state and next slot
@@ -317,6 +318,20 @@ Options:
   -f --follow      logs: go on with what comes
   -n N             logs: how many lines [default: 50]
   --json           status: one JSON document
+
+{COMMON}""",
+    "cluster": f"""\
+Show and tend the instances that share the database of [cluster], from any host that has the configuration.
+
+Usage:
+  echoschedd cluster [options] <action> [<instance>]
+
+Actions: status; drain (start no more runs there; without <instance>: here); remove (forget one that is gone).
+
+Options:
+  --undo           drain: let it start runs again
+  --wait           drain: wait until all that it runs have ended
+  --json           one JSON document
 
 {COMMON}""",
     "completion": f"""\

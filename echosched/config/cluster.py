@@ -19,7 +19,7 @@ from echosched.config.settings import Cluster
 from echosched.schedule.durations import format_duration
 
 EXAMPLE = '"postgresql://user@host/database"'
-_NAME = re.compile(r"\w[\w.@:+-]{0,99}")
+_NAME = re.compile(r"\w[\w.@+-]{0,99}")  # no colon: that is how the owner of one machine's runs is told
 _REFERENCE = re.compile(r"\$\{[^{}\n]*\}")
 _PARTS = ("psycopg", "procrastinate")
 _UNNAMED = frozenset(("", "localhost", "localhost.localdomain"))
@@ -28,7 +28,7 @@ _SHORTEST_BEAT = timedelta(milliseconds=200)
 
 def _instance(value: Any) -> str:
     if _NAME.fullmatch(v.line(value)) is None:
-        raise ValueError("a name has letters, digits and _ . @ : + -, at most 100")
+        raise ValueError("a name has letters, digits and _ . @ + -, at most 100")
     return str(value)
 
 

@@ -116,7 +116,7 @@ def full_status(paths: Paths, *, timeout: float = 2.0) -> dict[str, Any]:
     from echosched.daemon.inspect import inspect
 
     document = inspect(paths)  # type: ignore[arg-type]  # the configuration's Paths has the same fields
-    document.update(jobs=None, runs=None, next=[])
+    document.update(jobs=None, runs=None, next=[], cluster=None)
     if document["running"] and document["health"] in ("ok", "degraded") and document["worker_pid"]:
         try:
             with ControlClient(paths.socket, timeout=timeout) as client:

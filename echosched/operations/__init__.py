@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from echosched.operations.cluster import Membership
 from echosched.operations.slots import simulate
 from echosched.operations.verbs import OPERATIONS, Operations
 
-__all__ = ["OPERATIONS", "Operations", "simulate"]
+__all__ = ["OPERATIONS", "Membership", "Operations", "simulate"]

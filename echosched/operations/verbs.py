@@ -14,6 +14,7 @@ from echosched.clock import rfc3339
 from echosched.errors import NotFound, UsageError
 from echosched.model import Run, State, Trigger
 from echosched.operations.arguments import bounded, instant, optional_instant, state_named, whole_number
+from echosched.operations.cluster import ClusterOperations, Membership
 from echosched.operations.description import describe, usual_duration
 from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
 from echosched.operations.slots import MAX_SLOTS, simulate, slot_row, slots_of
@@ -30,12 +31,12 @@ OutputPath = Callable[[int, int], str | None]
 Redact = Callable[[str], str]
 
 
-class Operations:
+class Operations(ClusterOperations):
     """The verbs over one running scheduler.
 
     *reload* re-reads the configuration and returns what changed; *journal_path* is where ``follow``
     reads; *facts* adds what only the composition root knows to :meth:`status`; *metrics* answers the
-    metrics snapshot.
+    metrics snapshot; *membership* is this host's part in a cluster, if it has one.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Operations:
         facts: Callable[[], dict[str, Any]] = dict,
         metrics: Callable[[], dict[str, Any]] = dict,
         redact: Redact = lambda text: text,
+        membership: Membership | None = None,
     ) -> None:
+        super().__init__(membership)
         self._scheduler = scheduler
         self._output_path = output_path
         self._reload = reload
@@ -88,6 +91,7 @@ class Operations:
             "runs": {str(state): counts.get(str(state), 0) for state in State},
             "next": [{"job": job, "at": rfc3339(at)} for job, at in roster.next_slots(10)],
         }
+        document["cluster"] = await self._cluster_in_short()
         document.update(self._facts())
         return document
 
@@ -342,4 +346,9 @@ class Operations:
                 yield {"id": position, "event": event}
 
 
-OPERATIONS = frozenset(name for name in vars(Operations) if not name.startswith("_") and name != "find")
+OPERATIONS = frozenset(
+    name
+    for room in (Operations, ClusterOperations)
+    for name in vars(room)
+    if not name.startswith("_") and name != "find"
+)
