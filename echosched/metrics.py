@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from echosched.protocols import Facts
 
 _JOB = "job_name"  # "job" is what Prometheus itself calls the scrape; it would rename ours to exported_job
+_INSTANCE = "instance_name"  # "instance" likewise
 OTHER = "(other)"  # parentheses: no job can be called so
 
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
@@ -199,6 +200,7 @@ class _Collector:
         """Yield every family."""
         yield from self._daemon()
         yield from self._load()
+        yield from self._cluster()
         if self._snapshot:
             yield from self._runs()
             yield from self._inner()
@@ -256,6 +258,37 @@ class _Collector:
             coming.add_metric([job], at)
         if soonest:
             yield coming
+
+    def _cluster(self) -> Iterator[Metric]:
+        """Yield what the shared database says of each instance: the same from whichever of them is scraped."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        cluster = self._status.get("cluster")
+        if not isinstance(cluster, Mapping):
+            return
+        rows = cluster.get("instances")
+        text = "1 while the database that all hosts share answers"
+        yield GaugeMetricFamily("echosched_cluster_connected", text, value=float(rows is not None))
+        taken = CounterMetricFamily("echosched_instance_runs_taken", "Runs it took", labels=[_INSTANCE])
+        families: list[tuple[Any, str]] = [
+            (GaugeMetricFamily(f"echosched_instance_{name}", said, labels=[_INSTANCE]), key)
+            for name, key, said in (
+                ("alive", "alive", "1 while its heartbeat is younger than its lease"),
+                ("draining", "draining", "1 while it starts no more runs"),
+                ("runs_running", "running", "Runs that it has under way"),
+                ("capacity", "capacity", "Runs that it may have under way"),
+                ("lag_seconds", "lag_seconds", "Median of start after slot, of its latest runs"),
+                ("clock_skew_seconds", "clock_skew_seconds", "How far its clock is ahead of the database's"),
+                ("differing_jobs", "differs", "Jobs that it defines otherwise than most"),
+            )
+        ]
+        families.append((taken, "taken"))
+        for family, key in families:
+            for row in rows or ():
+                value = row.get(key)
+                if value is not None:
+                    family.add_metric([row["name"]], float(len(value) if key == "differs" else value))
+            yield family
 
     def _runs(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily

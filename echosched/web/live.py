@@ -53,6 +53,7 @@ _WATCHED = (
     "health",
     "restarts",
     "jobs",
+    "cluster",
     "last_exit",
     "last_worker_exit",
     "next",

@@ -1,6 +1,7 @@
 // The first page: the scheduler, what needs attention, the timeline, the jobs.
 
 import { get, query } from "./api.js";
+import * as cluster from "./cluster.js";
 import { h, show } from "./dom.js";
 import { BAD, clock, count, duration, stateOf, visible, why } from "./format.js";
 import { Doing, empty, frame, jobActions, jobLink, pill, plural, progress, runLink, since, sparkline, trouble, until } from "./parts.js";
@@ -19,15 +20,17 @@ export function mount(main) {
   places = {
     scheduler: h("section", { class: "card" }),
     attention: h("section", { class: "card attention", "aria-labelledby": "attention-head" }),
+    cluster: h("section", { class: "card", "aria-labelledby": "cluster-head", hidden: true }),
     timeline: h("section", { class: "card", "aria-label": "Timeline" }),
     jobs: h("section", { class: "card", "aria-labelledby": "jobs-head" }),
   };
   main.replaceChildren(
     h("h1", { class: "unseen", tabindex: "-1" }, "Overview"),
     h("div", { class: "two" }, places.scheduler, places.attention),
-    places.timeline, places.jobs);
+    places.cluster, places.timeline, places.jobs);
   doing.redraw = () => { drawAttention(); drawJobs(); };
   scheduler.mountScheduler(places.scheduler);
+  cluster.mountCluster(places.cluster);
   timeline.mountTimeline(places.timeline);
   drawAttention();
   drawJobs();
@@ -35,7 +38,10 @@ export function mount(main) {
 }
 
 function changed(what) {
-  if (["status", "offline"].includes(what)) scheduler.draw();
+  if (["status", "offline"].includes(what)) {
+    scheduler.draw();
+    cluster.draw();
+  }
   if (["status", "jobs"].includes(what)) {
     drawAttention();
     drawJobs();

@@ -168,3 +168,24 @@ def test_the_text_passes_promtools_rules():
         if family.type == "histogram":
             series = [s.value for s in family.samples if s.name.endswith("_bucket")]
             assert series == sorted(series)
+
+
+def test_each_instance_of_a_cluster_is_told_and_a_host_alone_tells_of_none():
+    row = {
+        "name": "a", "alive": True, "draining": False, "running": 2, "capacity": 64, "taken": 90,
+        "lag_seconds": 0.02, "clock_skew_seconds": -0.5, "differs": ["x", "y"],
+    }  # fmt: skip
+    dead = row | {"name": "b", "alive": False, "lag_seconds": None, "differs": []}
+    told = values(render(None, STATUS | {"cluster": {"instances": [row, dead]}}))
+    a, b = (("instance_name", "a"),), (("instance_name", "b"),)
+    assert told["echosched_cluster_connected", ()] == 1
+    assert told["echosched_instance_alive", a] == 1
+    assert told["echosched_instance_alive", b] == 0
+    assert told["echosched_instance_runs_taken_total", a] == 90
+    assert told["echosched_instance_lag_seconds", a] == 0.02
+    assert ("echosched_instance_lag_seconds", b) not in told
+    assert told["echosched_instance_clock_skew_seconds", a] == -0.5
+    assert told["echosched_instance_differing_jobs", a] == 2
+    away = values(render(None, STATUS | {"cluster": {"instances": None, "error": "no answer"}}))
+    assert away["echosched_cluster_connected", ()] == 0
+    assert not [name for name, _ in values(render(None, STATUS)) if "instance" in name or "cluster" in name]
