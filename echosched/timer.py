@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
+from echosched.clock import SharedClock, SystemClock
 from echosched.protocols import Clock
 
 Item = TypeVar("Item")
@@ -197,10 +198,28 @@ class SubscribedWakeup:
         self._unsubscribe()
 
 
+class ShiftedWakeup:
+    """For a clock that is not this host's: wakes when that one reaches the instant."""
+
+    def __init__(self, inner: Wakeup, clock: SharedClock) -> None:
+        self._inner = inner
+        self._clock = clock
+
+    def arm(self, epoch: float | None) -> None:
+        """See :meth:`Wakeup.arm`."""
+        self._inner.arm(None if epoch is None else epoch + self._clock.skew_seconds)
+
+    def close(self) -> None:
+        """Release what the inner one holds."""
+        self._inner.close()
+
+
 def make_wakeup(loop: asyncio.AbstractEventLoop, clock: Clock, on_wake: Callable[[], None]) -> Wakeup:
     """Return the best wake-up that this system and *clock* allow."""
     if _movable(clock):
         return SubscribedWakeup(clock, on_wake)
+    if isinstance(clock, SharedClock):
+        return ShiftedWakeup(make_wakeup(loop, SystemClock(), on_wake), clock)
     if sys.platform == "linux":
         try:
             return TimerfdWakeup(loop, on_wake)
@@ -221,9 +240,9 @@ class Delay:
 
     __slots__ = ("_handle", "_unsubscribe")
 
-    def __init__(self) -> None:
+    def __init__(self, unsubscribe: Callable[[], None] | None = None) -> None:
         self._handle: asyncio.TimerHandle | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._unsubscribe = unsubscribe
 
     def cancel(self) -> None:
         """Prevent the call, if it has not been made."""

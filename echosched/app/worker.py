@@ -33,7 +33,7 @@ from echosched.metrics import Metrics
 from echosched.model import ProcessIdentity, State
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
-from echosched.scheduler import Scheduler
+from echosched.scheduler import AHEAD_SECONDS, Scheduler
 from echosched.scheduler.recovery import Evidence, account_for_blind_time, follow_up, recover
 from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
@@ -108,6 +108,7 @@ class Worker:
             max_concurrent=config.daemon.max_concurrent,
             output_path=self.outputs.prepare,
             jitter=jitter_seconds,
+            ahead=AHEAD_SECONDS,
             on_write=self.metrics.store_latency,
             redact=self.secrets.redact,
         )

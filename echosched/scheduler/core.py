@@ -14,25 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from echosched import events
 from echosched.errors import Conflict, EchoschedError
-from echosched.model import AfterWhen, Claim, Job, Overlap, State, Trigger
-from echosched.policy import misfire, overlap
+from echosched.model import AfterWhen, Claim, Job, Overlap, Run, State, Trigger
+from echosched.policy import misfire
 from echosched.protocols import Clock, EventSink, Executor, Store
-from echosched.scheduler.entries import Entry, LiveRun
+from echosched.scheduler.entries import LiveRun
+from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.roster import Jitter, Roster
 from echosched.scheduler.runs import OutputPath, Runs, run_fields
 from echosched.timer import Wakeup, make_wakeup
 
 log = logging.getLogger(__name__)
-
-ARMED_AHEAD = 1024
-"""How many runs may hold the durable right to start before they have a place: one commit arms many."""
 
 FIRED_AT_ONCE = 250
 """How many jobs are judged and claimed in one turn of the loop: a thousand that are due together cost five
@@ -51,25 +49,12 @@ IMPLAUSIBLE_SECONDS = 366 * 86_400.0
 """A jump forward that long puts a clock right that was wrong (a machine that began in 1970): nothing was missed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A claim to be made for an entry; *exclusive*: its run waits for the job's other ones.
-
-    *counted*: it is part of ``entry.claiming`` until the claim is made.
-    """
-
-    entry: Entry
-    claim: Claim
-    exclusive: bool = False
-    counted: bool = False
-
-
 class Scheduler:
     """Joins store, executor, clock and sinks. All methods belong to one event loop.
 
     *output_path* maps (run, attempt) to the file that takes the attempt's output; *jitter* is the
     deterministic spread of a job's slot, in seconds. *on_write* is told how long each durable write took.
-    *redact* masks secrets in the reasons of failures.
+    *redact* masks secrets in the reasons of failures. Slots are claimed *ahead* seconds before they come.
     """
 
     def __init__(
@@ -84,13 +69,21 @@ class Scheduler:
         jitter: Jitter = lambda name, slot, jitter: 0.0,
         on_write: Callable[[float], None] = lambda seconds: None,
         redact: Callable[[str], str] = str,
+        ahead: float = 0.0,
     ) -> None:
         self.store = store
         self._on_write = on_write
         self.clock = clock
         self.sinks = list(sinks)
         self.roster = Roster(
-            store=store, clock=clock, emit=self.emit, wake=self._wake, spawn=self.spawn, jitter=jitter
+            store=store,
+            clock=clock,
+            emit=self.emit,
+            wake=self._wake,
+            spawn=self.spawn,
+            jitter=jitter,
+            take_back=lambda entry, reason: self._judge.take_back(entry, reason),
+            ahead=ahead,
         )
         self.runs = Runs(
             store=store,
@@ -104,6 +97,7 @@ class Scheduler:
             redact=redact,
             max_concurrent=max_concurrent,
         )
+        self._judge = Judge(self.roster, self.runs)
         self._due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clockwork: asyncio.Task[None] | None = None
@@ -121,7 +115,7 @@ class Scheduler:
 
     def begin(self) -> None:
         """Let slots fire from now on; what came due before is caught up by each job's policy."""
-        self._wakeup = make_wakeup(asyncio.get_running_loop(), self.clock, self._wake)
+        self._wakeup = make_wakeup(asyncio.get_running_loop(), self.clock, self._alarm)
         self.runs.starting = True
         self.roster.arm_all()
         self._wake()
@@ -175,8 +169,19 @@ class Scheduler:
 
     # ── the clockwork ─────────────────────────────────────────────────────────────────────────
 
+    def _alarm(self) -> None:
+        # What is claimed already starts before anything else is looked at.
+        self.runs.release(self.clock.now().timestamp())
+        self._due.set()
+
     def _wake(self) -> None:
         self._due.set()
+
+    def _next_alarm(self) -> float | None:
+        slot, start = self.roster.heap.first(), self.runs.held.first()
+        if slot is None or start is None:
+            return start if slot is None else slot
+        return min(slot, start)
 
     async def _run_clockwork(self) -> None:
         more = False
@@ -195,9 +200,11 @@ class Scheduler:
                 # Look again at once, but after a turn of the loop: a long backlog must not keep beats
                 # and the socket waiting.
                 self._wake()
+                if self._wakeup is not None:
+                    self._wakeup.arm(self.runs.held.first())
                 await asyncio.sleep(0)
             elif self._wakeup is not None:
-                self._wakeup.arm(self.roster.heap.first())
+                self._wakeup.arm(self._next_alarm())
 
     def _offset(self) -> float:
         return self.clock.now().timestamp() - self.clock.monotonic()
@@ -215,6 +222,7 @@ class Scheduler:
         suspended = abs(moved - slept) < JUMP_SECONDS
         self.emit(events.ClockJump(ts=now, seconds=round(moved, 6), suspended=suspended))
         if moved < 0:
+            self.runs.release(math.inf)  # by the clock as it was they would have begun by now
             self.roster.rewind(now)
         elif moved > IMPLAUSIBLE_SECONDS and not suspended:
             await self.roster.leap(now)
@@ -226,48 +234,14 @@ class Scheduler:
         due = self.roster.heap.pop_due(now.timestamp(), most)
         for _, entry in due:
             try:
-                wishes += self._judge(entry, now)
+                wishes += self._judge.wishes(entry, now)
             except Exception as error:
                 log.exception("job %s: its schedule failed", entry.job.name)
                 self.roster.park(entry, f"its schedule failed: {error}")
         if wishes:
             await self.claim(wishes)
+        self.runs.release(self.clock.now().timestamp())  # what came due while it was being claimed
         return bool(due)
-
-    def _judge(self, entry: Entry, now: datetime) -> list[Wish]:
-        slots, more = self.roster.take_due(entry, now)
-        self.roster.push(entry)
-        wishes = []
-        for verdict in misfire.judge(slots, now, entry.job.policy, more=more):
-            if verdict.missed is not None:
-                wishes.append(_wish(entry, verdict, State.MISSED, now, error=verdict.missed))
-            elif verdict.trigger is Trigger.CATCHUP:
-                # A backlog is worked off one after another; overlap judges live slots only.
-                entry.claiming += 1
-                wishes.append(_wish(entry, verdict, State.QUEUED, now, exclusive=True))
-            else:
-                wishes.append(self._overlap(entry, verdict, now))
-        return wishes
-
-    def _overlap(self, entry: Entry, verdict: misfire.Verdict, now: datetime) -> Wish:
-        active = len(entry.active) + entry.claiming
-        waiting = entry.claiming + sum(not live.placed for live in entry.active.values())
-        decision = overlap.judge(
-            entry.job.policy.overlap, active, waiting, earlier=next(iter(entry.active), None)
-        )
-        if decision.move is overlap.Move.SKIP:
-            return _wish(entry, verdict, State.SKIPPED, now, error=decision.reason)
-        # A slot that comes due once more (the clock was set back) will be refused: nothing gives way to it.
-        if decision.move is overlap.Move.REPLACE and verdict.slot > entry.cursor_at:
-            self._replace(entry, "replaced by a newer slot (overlap replace)")
-        entry.claiming += 1
-        if decision.move is overlap.Move.START and self.runs.queue.waiting < ARMED_AHEAD:
-            return _wish(entry, verdict, State.RUNNING, now)
-        return _wish(entry, verdict, State.QUEUED, now, exclusive=decision.move is not overlap.Move.START)
-
-    def _replace(self, entry: Entry, reason: str) -> None:
-        for live in list(entry.active.values()):
-            self.runs.cancel_live(live, State.CANCELLED, reason)
 
     async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
         """Make the wishes durable in one commit, then queue what is to run. Returns the run numbers."""
@@ -295,6 +269,9 @@ class Scheduler:
             live.armed = claim.state is State.RUNNING
             live.exclusive = wish.exclusive
             claimed.append(events.SlotClaimed(ts=claim.at, **run_fields(live)))
+            if wish.until is not None:
+                self.runs.hold(live, wish.until)
+                continue
             delay = 0.0
             if claim.slot is not None and claim.at - claim.slot > misfire.TOLERANCE:
                 delay = catchups * STAGGER_SECONDS
@@ -324,7 +301,7 @@ class Scheduler:
         policy = entry.job.policy
         busy = bool(entry.active) or entry.claiming > 0
         if busy and policy.overlap is Overlap.REPLACE:
-            self._replace(entry, "replaced by a manual run (overlap replace)")
+            self._judge.replace(entry, "replaced by a manual run (overlap replace)")
         exclusive = busy and policy.overlap is not Overlap.ALLOW
         state = State.QUEUED if exclusive else State.RUNNING
         entry.claiming += 1
@@ -345,6 +322,14 @@ class Scheduler:
             await self.trigger(name, Trigger.AFTER, slot=slot)
         except EchoschedError as error:
             log.warning("job %s could not follow: %s", name, error)
+
+    async def cancel(self, run: int, reason: str) -> None:
+        """End run *run*, queued or running; raises ``NotFound`` for any other."""
+        self.runs.cancel(run, reason)
+
+    async def wait(self, run: int) -> Run:
+        """Return run *run* when it has ended."""
+        return await self.runs.wait(run)
 
     # ── edges ─────────────────────────────────────────────────────────────────────────────────
 
@@ -373,20 +358,6 @@ _NOT_RUN: dict[State, type[events.RunMissed | events.RunSkipped | events.RunAban
     State.SKIPPED: events.RunSkipped,
     State.ABANDONED: events.RunAbandoned,
 }
-
-
-def _wish(
-    entry: Entry,
-    verdict: misfire.Verdict,
-    state: State,
-    now: datetime,
-    *,
-    error: str | None = None,
-    exclusive: bool = False,
-) -> Wish:
-    job = entry.job
-    claim = Claim(job.name, verdict.slot, verdict.trigger, state, now, error, job.policy.priority)
-    return Wish(entry, claim, exclusive, counted=not state.is_outcome)
 
 
 def wants(when: AfterWhen, state: State) -> bool:

@@ -53,6 +53,11 @@ class Entry:
         """Tell whether slots of this job come due at all."""
         return self.schedule is not None and self.job.enabled and not self.paused and self.parked is None
 
+    @property
+    def held(self) -> list[LiveRun]:
+        """Return the runs that are claimed already and wait for their slot."""
+        return [live for live in self.active.values() if live.ahead and live.handle is not None]
+
     def adopt_schedule(self, now: datetime) -> None:
         """Take the job's schedule in force; an interval without ``from`` counts from its first start."""
         schedule = self.job.schedule
@@ -80,6 +85,7 @@ class LiveRun:
 
     __slots__ = (
         "adopted",
+        "ahead",
         "armed",
         "attempt",
         "cancelled",
@@ -122,6 +128,7 @@ class LiveRun:
         self.exclusive = exclusive  # starts only when no other run of its job is running
         self.priority = entry.job.policy.priority if priority is None else priority
         self.adopted = False
+        self.ahead = False  # claimed before its slot
         self.placed = False  # holds a place of the start queue
         self.execution: Execution | None = None
         self.started_at: datetime | None = None

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from echosched import events
 from echosched.model import (
     Attempt,
+    Catchup,
     Claim,
     CommandAction,
     Ended,
@@ -32,15 +33,20 @@ from echosched.model import (
     State,
     Trigger,
 )
+from echosched.policy.misfire import TOLERANCE
 from echosched.protocols import Execution
-from echosched.scheduler.core import Scheduler, Wish, wants
+from echosched.scheduler.core import Scheduler, wants
 from echosched.scheduler.entries import Entry, LiveRun
+from echosched.scheduler.judge import Wish
 from echosched.scheduler.runs import run_fields
 
 log = logging.getLogger(__name__)
 
 FOLLOW_REACH = timedelta(days=1)
 """A run is queued at most this long before its slot (the clock may have been set back meanwhile)."""
+
+HELD_SECONDS = 1.0
+"""A run that was claimed ahead waits for its slot; one that lies further off knew another clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +177,19 @@ def _abandon(scheduler: Scheduler, live: LiveRun, now: datetime, evidence: Evide
 def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) -> None:
     window = live.job.policy.catchup_window
     due = run.slot or run.queued_at
+    ahead = run.attempt == 1 and run.queued_at < due  # claimed before its slot came
     if run.job not in scheduler.roster.entries:
         result = Result(State.CANCELLED, error="its job was removed before it began")
     elif now - due > window:
         # An earlier attempt did run: "missed" would deny it.
         state = State.MISSED if run.attempt == 1 else State.FAILED
         result = Result(state, error="it was still queued when catchup_window had passed")
+    elif ahead and now - due > TOLERANCE and live.job.policy.catchup is Catchup.NONE:
+        result = Result(State.MISSED, error="the scheduler ended just before it came, and catchup is none")
+    elif ahead and 0.0 < (at := scheduler.roster.due_at(live.entry, due)) - now.timestamp() < HELD_SECONDS:
+        live.armed = run.state is State.RUNNING
+        scheduler.runs.hold(live, at)
+        return
     else:
         live.armed = run.state is State.RUNNING
         wait = 0.0 if run.not_before_at is None else (run.not_before_at - now).total_seconds()

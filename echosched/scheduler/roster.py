@@ -25,7 +25,8 @@ Jitter = Callable[[str, datetime, timedelta], float]
 class Roster:
     """Entries by job name and the heap of their next slots. Fires nothing itself.
 
-    *wake* is called when something may have come due; *spawn* runs a coroutine beside the loop.
+    *wake* is called when something may have come due; *spawn* runs a coroutine beside the loop. Entries come
+    up *ahead* seconds before their slots; *take_back* undoes what was claimed in that time, with a reason.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Roster:
         wake: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         jitter: Jitter,
+        take_back: Callable[[Entry, str], None],
+        ahead: float = 0.0,
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.heap: TimerHeap[Entry] = TimerHeap()
@@ -47,6 +50,8 @@ class Roster:
         self._wake = wake
         self._spawn = spawn
         self._jitter = jitter
+        self._take_back = take_back
+        self._ahead = ahead
 
     async def load(self, jobs: Mapping[str, Job]) -> None:
         """Take *jobs* into force, with what the store remembers of them."""
@@ -102,10 +107,18 @@ class Roster:
             return
         self.push(entry)
 
-    def push(self, entry: Entry) -> None:
-        """Put the entry's next slot, if it has one, on the heap."""
+    def push(self, entry: Entry, *, early: bool = True) -> None:
+        """Put the entry's next slot, if it has one, on the heap; not *early*: to come up at its very instant."""
         if entry.slot is not None:
-            self.heap.push(entry, self._fire_epoch(entry, entry.slot))
+            self.heap.push(entry, self.due_at(entry, entry.slot) - (self._ahead if early else 0.0))
+
+    def take_next(self, entry: Entry) -> datetime:
+        """Return the entry's next slot, which has not come yet, and move it on behind it."""
+        slot, schedule = entry.slot, entry.schedule
+        assert slot is not None  # noqa: S101  (it is on the heap)
+        assert schedule is not None  # noqa: S101
+        entry.slot = schedule.next_after(slot)
+        return slot
 
     def take_due(self, entry: Entry, now: datetime) -> tuple[list[datetime], bool]:
         """Return the entry's due slots, at most a chunk, and whether more are due; move it on behind them."""
@@ -113,7 +126,7 @@ class Roster:
         slots: list[datetime] = []
         epoch = now.timestamp()
         more = False
-        while slot is not None and schedule is not None and self._fire_epoch(entry, slot) <= epoch:
+        while slot is not None and schedule is not None and self.due_at(entry, slot) <= epoch:
             if len(slots) == CHUNK:
                 more = True
                 break
@@ -122,7 +135,8 @@ class Roster:
         entry.slot = slot
         return slots, more
 
-    def _fire_epoch(self, entry: Entry, slot: datetime) -> float:
+    def due_at(self, entry: Entry, slot: datetime) -> float:
+        """Return when the entry's *slot* fires, its jitter counted in; epoch seconds."""
         jitter = entry.job.policy.jitter
         return slot.timestamp() + (self._jitter(entry.job.name, slot, jitter) if jitter else 0.0)
 
@@ -181,6 +195,7 @@ class Roster:
         entry.paused = True
         entry.slot = None
         self.heap.discard(entry)
+        self._take_back(entry, "its job was paused before it came")
         await self._store.save_jobs([entry.record()])
         self._emit(events.JobPaused(ts=self._clock.now(), job=name))
         return True
@@ -258,11 +273,22 @@ class Roster:
         entry.job = job
         if retimed:
             entry.anchor_at = None
+        for live in entry.held:
+            live.job = job  # not begun: the new definition counts
         if moved:
             entry.parked = None
             entry.cursor_at = now
             entry.adopt_schedule(now)
+            if not all(_has(entry, live.slot) for live in entry.held):
+                self._take_back(entry, "its job was changed before it came")
         return moved
+
+
+def _has(entry: Entry, slot: datetime | None) -> bool:
+    """Tell whether *slot* is one of the schedule in force."""
+    if slot is None or not entry.waits or entry.schedule is None:
+        return False
+    return entry.schedule.next_after(slot - timedelta(microseconds=1)) == slot
 
 
 def _news(entry: Entry, record: JobRecord | None) -> bool:

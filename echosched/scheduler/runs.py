@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from echosched import events
@@ -20,7 +21,7 @@ from echosched.policy import retry
 from echosched.protocols import Clock, Executor, Store
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.queue import StartQueue
-from echosched.timer import call_later
+from echosched.timer import Delay, TimerHeap, call_later
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Runs:
     ) -> None:
         self.live: dict[int, LiveRun] = {}
         self.queue = StartQueue(max_concurrent)
+        self.held: TimerHeap[LiveRun] = TimerHeap()  # claimed, and waiting for their slots
         self.starting = False  # whether anything is started at all
         self._store = store
         self._clock = clock
@@ -70,6 +72,8 @@ class Runs:
         self._committing = False
         self._committed = asyncio.Event()  # no end is left to commit
         self._committed.set()
+        self.on_retry: Callable[[LiveRun, float], None] = self._again
+        """Called after the commit of an attempt that another follows, with the seconds until then."""
         self._quiet = asyncio.Event()  # nothing runs either
         self._quiet.set()
 
@@ -86,6 +90,22 @@ class Runs:
             live.handle = call_later(self._clock, delay, self._queue_late, live)
         else:
             self.queue.add(live)
+
+    def hold(self, live: LiveRun, until: float) -> None:
+        """Let *live*, whose slot is claimed but has not come, wait until then (epoch seconds)."""
+        self.live[live.run] = live.entry.active[live.run] = live
+        live.ahead = True
+        self.held.push(live, until)
+        live.handle = Delay(partial(self.held.discard, live))
+
+    def release(self, epoch: float) -> None:
+        """Start what was held until *epoch* or earlier."""
+        due = self.held.pop_due(epoch)
+        for _, live in due:
+            live.handle = None
+            self.queue.add(live)
+        if due:
+            self.pump()
 
     def _queue_late(self, live: LiveRun) -> None:
         live.handle = None
@@ -215,18 +235,25 @@ class Runs:
             live.attempt += 1
             live.armed = live.adopted = False
             live.execution = live.started_at = None
-            self.enlist(live, delay=(ended.retry_at - self._clock.now()).total_seconds())
-            self.pump()
+            self.on_retry(live, (ended.retry_at - self._clock.now()).total_seconds())
             return
-        self.live.pop(live.run, None)
-        live.entry.active.pop(live.run, None)
+        self.forget(live)
         live.entry.last_run = live.run
         if fresh:
             self._tell_end(live, ended)
             self._on_end(live, ended.result.state)
+
+    def forget(self, live: LiveRun) -> None:
+        """Have no more to do with *live*: it has ended, or its next attempt is somebody else's."""
+        self.live.pop(live.run, None)
+        live.entry.active.pop(live.run, None)
         for waiter in live.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _again(self, live: LiveRun, delay: float) -> None:
+        self.enlist(live, delay=delay)
+        self.pump()
 
     def _tell_end(self, live: LiveRun, ended: Ended) -> None:
         result, started = ended.result, live.started_at

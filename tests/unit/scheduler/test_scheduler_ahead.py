@@ -1,0 +1,174 @@
+"""Slots that are claimed a little before they come: the run is ready, and starts at the very instant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from echosched.model import Catchup, Overlap, State
+from echosched.scheduler.recovery import Evidence, recover
+
+from .conftest import START, Rig, make_job, make_scheduler, settle
+
+MINUTE = timedelta(minutes=1)
+AHEAD = timedelta(seconds=0.2)
+SOON = timedelta(seconds=0.1)  # well within what is claimed ahead
+
+
+@pytest.fixture
+def early(rig: Rig) -> Rig:
+    rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
+    return rig
+
+
+async def advance(rig: Rig, by: timedelta) -> None:
+    rig.clock.advance(by)
+    await settle()
+
+
+async def test_a_slot_is_claimed_before_it_comes_and_started_when_it_comes(early: Rig) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - AHEAD)
+    assert early.sink.names() == ["slot_claimed"]
+    [run] = await early.store.history(job="job")
+    assert (run.slot, run.state) == (START + MINUTE, State.RUNNING)
+    await advance(early, AHEAD - timedelta(microseconds=1))
+    assert early.executor.started == []
+    await advance(early, timedelta(microseconds=1))
+    [execution] = early.executor.started
+    assert execution.started_at == START + MINUTE
+    assert await early.states("job") == [State.SUCCEEDED]
+
+
+async def test_every_slot_still_runs_once_and_in_time(early: Rig) -> None:
+    await early.begin(make_job(schedule="* * * * * *"))
+    for _ in range(100):
+        await advance(early, timedelta(seconds=0.1))
+    assert early.executor.slots == [START + timedelta(seconds=n) for n in range(1, 11)]
+    assert [each.started_at for each in early.executor.started] == early.executor.slots
+
+
+async def test_a_slot_whose_verdict_is_still_open_is_judged_when_it_comes(early: Rig) -> None:
+    early.executor.script = lambda attempt: None
+    await early.begin(make_job(overlap=Overlap.SKIP))
+    await advance(early, MINUTE)
+    await advance(early, MINUTE - SOON)
+    assert len(await early.states("job")) == 1  # the first one runs: nobody knows yet whether it will be over
+    early.executor.started[0].end()
+    await settle()
+    await advance(early, SOON)
+    assert early.executor.slots == [START + MINUTE, START + 2 * MINUTE]
+
+
+async def test_a_run_without_an_output_file_is_not_claimed_ahead(early: Rig) -> None:
+    await early.begin(make_job(output=False))
+    await advance(early, MINUTE - SOON)
+    assert await early.states("job") == []
+    await advance(early, SOON)
+    assert early.executor.slots == [START + MINUTE]
+
+
+async def test_a_pause_just_before_a_slot_holds(early: Rig) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - SOON)
+    await early.scheduler.roster.pause("job")
+    await advance(early, MINUTE)
+    assert early.executor.started == []
+    [run] = await early.store.history(job="job")
+    assert (run.state, run.error) == (State.SKIPPED, "its job was paused before it came")
+
+
+async def test_a_reload_just_before_a_slot_counts_for_it(early: Rig) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - SOON)
+    changed = replace(make_job(), definition="another")
+    await early.scheduler.apply({"job": changed})
+    await advance(early, SOON)
+    [execution] = early.executor.started
+    assert execution.attempt.job is changed
+
+
+async def test_a_slot_that_a_new_schedule_lacks_is_taken_back_and_one_that_it_has_is_kept(early: Rig) -> None:
+    await early.begin(make_job("kept"), make_job("moved"), make_job("gone"), make_job("off"))
+    await advance(early, MINUTE - SOON)
+    jobs = [make_job("kept", "*/1 * * * *"), make_job("moved", "30 3 * * *"), make_job("off", enabled=False)]
+    await early.scheduler.apply({job.name: job for job in jobs})
+    await advance(early, 2 * SOON)
+    assert [each.attempt.job.name for each in early.executor.started] == ["kept"]
+    assert await early.states("moved") == await early.states("off") == [State.SKIPPED]
+    assert await early.states("gone") == [State.CANCELLED]
+
+
+async def test_a_clock_set_back_under_a_held_run_starts_it_once(early: Rig) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - SOON)
+    early.clock.set(early.clock.now() - timedelta(seconds=30))
+    await settle()
+    assert early.executor.slots == [START + MINUTE]
+    await advance(early, MINUTE)
+    assert early.executor.slots == [START + MINUTE]
+
+
+async def test_more_slots_than_one_turn_takes_start_together(early: Rig) -> None:
+    early.scheduler.runs.queue.max_concurrent = 1000
+    await early.begin(*(make_job(f"job{n}") for n in range(600)))
+    await advance(early, MINUTE - AHEAD)
+    assert sum((await early.store.counts()).values()) == 600
+    await advance(early, AHEAD)
+    assert {each.started_at for each in early.executor.started} == {START + MINUTE}
+    assert len(early.executor.started) == 600
+
+
+async def test_a_worker_that_ends_before_the_slot_leaves_it_to_the_next(early: Rig) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - SOON)
+    await early.scheduler.stop(0.0)
+    assert early.executor.started == []
+    [run] = await early.store.active()
+    assert (run.state, run.slot) == (State.RUNNING, START + MINUTE)
+    assert run.queued_at < run.slot
+
+
+@pytest.mark.parametrize(
+    ("catchup", "state"), [(Catchup.LAST, State.SUCCEEDED), (Catchup.NONE, State.MISSED)]
+)
+async def test_what_was_claimed_and_not_started_is_caught_up_as_the_job_says(
+    early: Rig, catchup: Catchup, state: State
+) -> None:
+    await early.begin(make_job(catchup=catchup))
+    await advance(early, MINUTE - SOON)
+    await early.scheduler.stop(0.0)
+    early.clock.advance(timedelta(minutes=5))
+    await take_over(early)
+    history = await early.store.history(job="job")
+    assert [run.state for run in history if run.slot == START + MINUTE] == [state]
+
+
+async def test_the_next_worker_starts_it_no_earlier_either(early: Rig) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - SOON)
+    await early.scheduler.quiesce()
+    await take_over(early)
+    assert early.executor.started == []
+    await advance(early, SOON)
+    [execution] = early.executor.started
+    assert execution.started_at == START + MINUTE
+
+
+async def take_over(rig: Rig) -> None:
+    """Let another worker begin on the same store."""
+    rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
+    await rig.scheduler.load(rig.jobs)
+    nothing = Evidence(
+        same_boot=True,
+        held={},
+        find=lambda attempt: None,
+        began=lambda run, attempt: False,
+        adopt=lambda *_: pytest.fail("there is nothing to adopt"),
+        output_path=lambda run, attempt: None,
+    )
+    await recover(rig.scheduler, nothing)
+    rig.scheduler.begin()
+    await settle()
