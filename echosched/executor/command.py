@@ -23,13 +23,13 @@ from functools import partial
 from typing import Any
 
 from echosched.errors import EchoschedError, ExecutionError
-from echosched.executor import function, output, prepare, proc
+from echosched.executor import answer, function, output, prepare, proc
 from echosched.executor.birth import BirthClock
 from echosched.executor.cgroup import Cgroups
 from echosched.executor.commandline import needs_shell
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
-from echosched.executor.options import ExecutorOptions
+from echosched.executor.options import ExecutorOptions, Program
 from echosched.executor.prepare import Preparer
 from echosched.executor.spawn import Launch, Spawner
 from echosched.executor.tree import Census, Undertaker
@@ -71,10 +71,13 @@ class CommandExecutor:
 
     # ── the interface ─────────────────────────────────────────────────────────────────────────
 
-    async def start(self, attempt: Attempt) -> ProcessExecution:
-        """Start *attempt*; raises ``ExecutionError`` with the reason when there is no process to watch."""
+    async def start(self, attempt: Attempt, program: Program | None = None) -> ProcessExecution:
+        """Start *attempt*; raises ``ExecutionError`` with the reason when there is no process to watch.
+
+        *program* carries it out, where the job is none of a command or function.
+        """
         self.warm()
-        order = _Order(attempt, self.loop.create_future())
+        order = _Order(attempt, self.loop.create_future(), program)
         self._queue.put(order)
         self._starting += 1
         if self._starting >= _BURST and not self._pulsing:
@@ -110,6 +113,16 @@ class CommandExecutor:
             execution.watch()
         else:
             self.loop.call_soon(execution.exited)
+        return execution
+
+    def take_over(self, attempt: Attempt, process: ProcessIdentity) -> ProcessExecution:
+        """Watch a process that was started for *attempt* just now, by a process of ours."""
+        if process.start_ticks > 0:
+            self._tell(attempt, process)
+            if self._cgroups is not None:
+                self.keeper.beside(partial(self._cgroups.enter, attempt.tag, process.pid))
+        execution = self.adopt(attempt, process)
+        execution.started_at = self.clock.now()
         return execution
 
     def child_exit(self, tag: str, pid: int, start_ticks: int, status: int) -> None:
@@ -240,6 +253,10 @@ class CommandExecutor:
         """Return the exit that the supervisor told of *process*, once."""
         return self._known_exits.pop(process, None)
 
+    def has_answer(self, attempt: Attempt) -> bool:
+        """Tell whether the process of *attempt* has said how it ended."""
+        return answer.is_given(attempt) and answer.read(attempt.output_path) is not None
+
     def judge(self, attempt: Attempt, exit_code: int) -> Result:
         """Return what *exit_code* means for *attempt*."""
         action = attempt.job.action
@@ -257,7 +274,9 @@ class CommandExecutor:
         if execution.watched is not None:
             self.keeper.ended(execution.watched)
         size = output.size_of(attempt.output_path)
-        if size is not None and (size > attempt.job.policy.output_limit or function.uses_child(attempt)):
+        if answer.is_given(attempt) or (
+            size is not None and (size > attempt.job.policy.output_limit or function.uses_child(attempt))
+        ):
             self.keeper.beside(partial(self._complete_beside, execution, result))
         else:
             execution.finished(_with_size(result, size))
@@ -268,7 +287,10 @@ class CommandExecutor:
         try:
             if path is not None:
                 result = _with_size(result, output.finish(path, attempt.job.policy.output_limit))
-                if function.uses_child(attempt):
+                if answer.is_given(attempt):
+                    size = result.output_bytes if attempt.job.policy.output else None
+                    result = _with_size(answer.judge(attempt, result), size)
+                elif function.uses_child(attempt):
                     result = function.read_answer(result, path)
         except OSError:
             log.exception("run %s: its output could not be finished", attempt.tag)
@@ -316,7 +338,7 @@ class CommandExecutor:
         birth = BirthClock(self.clock)
         while (order := self._queue.get()) is not None:
             try:
-                execution = self._spawn(spawner, birth, order.attempt)
+                execution = self._spawn(spawner, birth, order)
             except EchoschedError as err:
                 self.call(self._refuse, order, err)
             except Exception as err:
@@ -325,8 +347,9 @@ class CommandExecutor:
             else:
                 self.call(self._hand_back, order, execution)
 
-    def _spawn(self, spawner: Spawner, birth: BirthClock, attempt: Attempt) -> ProcessExecution:
-        launch = self._preparer.prepare(attempt)
+    def _spawn(self, spawner: Spawner, birth: BirthClock, order: _Order) -> ProcessExecution:
+        attempt = order.attempt
+        launch = self._preparer.prepare(attempt, order.program)
         try:
             prepare.refuse_nul(launch)
             birth.before()
@@ -338,17 +361,20 @@ class CommandExecutor:
         # be started again). Nobody can reap it before us, so its number stays valid until settle().
         started_at = self.clock.now()
         process = ProcessIdentity(pid, birth.start_ticks(pid))
-        if self._report_child is not None:
-            try:
-                self._report_child(attempt.tag, pid, process.start_ticks)
-            except Exception:
-                log.exception("the supervisor could not be told of process %s", pid)
+        self._tell(attempt, process)
         if self._cgroups is not None:
             self._cgroups.enter(attempt.tag, pid)
         execution = ProcessExecution(self, attempt, process, proc.open_pidfd(pid), started_at, own=True)
         self._take_on(execution)
         execution.watch()
         return execution
+
+    def _tell(self, attempt: Attempt, process: ProcessIdentity) -> None:
+        if self._report_child is not None:
+            try:
+                self._report_child(attempt.tag, process.pid, process.start_ticks)
+            except Exception:
+                log.exception("the supervisor could not be told of process %s", process.pid)
 
     def _take_on(self, execution: ProcessExecution) -> None:
         attempt = execution.attempt
@@ -366,6 +392,8 @@ class CommandExecutor:
     def _reap_all(self, batch: list[ProcessExecution]) -> None:
         for execution in batch:
             execution.release(reap=True)
+            if answer.is_given(execution.attempt):
+                answer.discard(execution.attempt)
             if self._cgroups is not None:
                 self._cgroups.leave(execution.attempt.tag)
         if self._on_settled is not None:
@@ -377,11 +405,14 @@ class CommandExecutor:
 
 
 class _Order:
-    __slots__ = ("attempt", "future")
+    __slots__ = ("attempt", "future", "program")
 
-    def __init__(self, attempt: Attempt, future: asyncio.Future[ProcessExecution]) -> None:
+    def __init__(
+        self, attempt: Attempt, future: asyncio.Future[ProcessExecution], program: Program | None
+    ) -> None:
         self.attempt = attempt
         self.future = future
+        self.program = program
 
 
 def _launch(spawner: Spawner, launch: Launch) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from echosched.errors import ExecutionError
 from echosched.executor.command import CommandExecutor
@@ -19,6 +21,9 @@ from echosched.model import (
 )
 from echosched.protocols import Execution, Executor
 
+if TYPE_CHECKING:
+    from echosched.executor.switchboard import Switchboard
+
 
 class ActionExecutor:
     """Carries out every kind of action; satisfies :class:`echosched.protocols.Executor`.
@@ -30,22 +35,33 @@ class ActionExecutor:
         self.options = options
         self.processes = CommandExecutor(options)
         self._http: Executor | None = None
+        self._switchboard: Switchboard | None = None
         self._callables: CallableExecutor | None = None
 
     def warm(self) -> None:
         """Make ready what starts commands (see :meth:`CommandExecutor.warm`)."""
         self.processes.warm()
 
+    async def warm_calls(self) -> None:
+        """Make ready what makes HTTP calls, if processes of their own do."""
+        if self.options.trace_path is not None:
+            await self._switch().warm()
+
     async def start(self, attempt: Attempt) -> Execution:
         """Start *attempt* by what its job does; raises ``ExecutionError`` with the reason if it cannot be."""
         match attempt.job.action:
             case CommandAction() | PythonAction():
                 return await self.processes.start(attempt)
+            case HttpAction() if self.options.trace_path is not None:
+                return await self._switch().start(attempt)
             case HttpAction():
                 return await self._http_executor().start(attempt)
             case CallableAction(function):
                 return await self._callable_executor().begin(attempt, function)
             case BuiltinAction(name):
+                program = None if self.options.program is None else await self.options.program(attempt)
+                if program is not None:
+                    return await self.processes.start(self._traced(attempt), program)
                 if self.options.builtin is None:
                     raise ExecutionError(f"builtin {name}: this program has no built-in jobs")
                 return await self._callable_executor().begin(attempt, self.options.builtin, give_context=True)
@@ -68,7 +84,11 @@ class ActionExecutor:
 
     async def close(self) -> None:
         """Release everything; processes run on."""
-        parts = [part for part in (self.processes, self._http, self._callables) if part is not None]
+        parts = [
+            part
+            for part in (self.processes, self._http, self._switchboard, self._callables)
+            if part is not None
+        ]
         await asyncio.gather(*(part.close() for part in parts))
 
     def _http_executor(self) -> Executor:
@@ -77,6 +97,18 @@ class ActionExecutor:
 
             self._http = HttpExecutor(clock=self.options.clock, resolve=self.options.resolve)
         return self._http
+
+    def _traced(self, attempt: Attempt) -> Attempt:
+        if attempt.output_path is not None or self.options.trace_path is None:
+            return attempt
+        return replace(attempt, output_path=self.options.trace_path(attempt.run, attempt.number))
+
+    def _switch(self) -> Switchboard:
+        if self._switchboard is None:
+            from echosched.executor.switchboard import Switchboard
+
+            self._switchboard = Switchboard(self.processes)
+        return self._switchboard
 
     def _callable_executor(self) -> CallableExecutor:
         if self._callables is None:

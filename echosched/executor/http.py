@@ -1,36 +1,19 @@
-"""HTTP calls. aiohttp is imported when the first one is made.
-
-Nothing of a call is shared with the next: no connection (a stale one would fail a run for nothing), no
-cookie. The answer is read up to the output's limit and no further, never unpacked, and written with the
-resolved secrets masked.
-"""
+"""HTTP calls made in this program's loop, which end with it (:mod:`echosched.executor.switchboard` makes others)."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
-import socket
-import ssl
-from functools import partial
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from echosched.errors import ExecutionError
 from echosched.executor import output
+from echosched.executor.exchange import Exchange, Request, open_session, resolve
 from echosched.executor.secrets import Redactor
 from echosched.executor.task import TaskExecution, in_thread
-from echosched.model import Attempt, HttpAction, Result, State
+from echosched.model import Attempt, HttpAction
 from echosched.protocols import Clock, Secrets
 
 if TYPE_CHECKING:
     import aiohttp
-
-_CHUNK = 64 * 1024
-_BODY_FOR_PATTERN = 256 * 1024  # how much of a body expect_body looks at; matching stops the loop
-_HIDDEN_HEADERS = frozenset(
-    {"set-cookie", "set-cookie2", "authorization", "proxy-authorization", "www-authenticate"}
-)
 
 
 class HttpExecutor:
@@ -48,12 +31,13 @@ class HttpExecutor:
             raise ExecutionError(f"{type(action).__name__} is not an HTTP call")
         redactor = Redactor(self._resolve)
         # References and certificates are files, on whatever disk.
-        request, failure = await in_thread("http", _Request, action, redactor)
+        request, failure = await in_thread("http", lambda: Request(resolve(action, redactor)))
         if failure is not None:
             raise failure
-        session = self._open_session()
+        if self._session is None:
+            self._session = open_session()
         descriptor = None if attempt.output_path is None else output.create(attempt.output_path)
-        call = _Call(session, request, action, redactor, descriptor, attempt.job.policy.output_limit)
+        call = Exchange(self._session, request, redactor, descriptor, attempt.job.policy.output_limit)
         return TaskExecution(attempt, call.run(), self._clock.now())
 
     async def close(self) -> None:
@@ -61,204 +45,3 @@ class HttpExecutor:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            import aiohttp
-            from aiohttp.abc import AbstractResolver
-
-            class Resolver(AbstractResolver):
-                """Looks names up in threads: the loop never waits for a name server."""
-
-                async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[Any]:
-                    look_up = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, family=family)
-                    found, failure = await in_thread("resolve", look_up, host, port)
-                    if failure is not None:
-                        raise failure
-                    return [
-                        {
-                            "hostname": host,
-                            "host": address[0],
-                            "port": address[1],
-                            "family": kin,
-                            "proto": protocol,
-                            "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-                        }
-                        for kin, _, protocol, _, address in found
-                    ]
-
-                async def close(self) -> None:
-                    """Nothing of its own to close."""
-
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=Resolver(), force_close=True, limit=0, use_dns_cache=False
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                auto_decompress=False,
-                headers={"Accept-Encoding": "identity"},
-                skip_auto_headers=("User-Agent",),
-            )
-        return self._session
-
-
-class _Request:
-    """What is sent, with its references resolved. Made in a thread: files are read here."""
-
-    def __init__(self, action: HttpAction, redactor: Redactor) -> None:
-        self.url = redactor.resolve(action.url)
-        try:
-            parts = urlsplit(self.url)
-            complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            complete = False
-        if not complete:
-            raise ExecutionError(f"http: {action.url}: not a complete http:// or https:// address")
-        self.headers = {"User-Agent": "echosched"}
-        self.headers |= {name: redactor.resolve(value) for name, value in action.headers}
-        self.data: bytes | None = None
-        if action.json is not None:
-            self.data = redactor.resolve(action.json).encode()
-            self.headers.setdefault("Content-Type", "application/json")
-        elif action.body is not None:
-            self.data = redactor.resolve(action.body).encode("utf-8", "surrogateescape")
-        self.tls = _tls(action) if parts.scheme == "https" or action.follow_redirects else True
-
-
-def _tls(action: HttpAction) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=action.ca_file)
-    except OSError as err:
-        raise ExecutionError(f"http: ca_file {action.ca_file}: {err.strerror or err}") from err
-    if not action.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if action.cert_file is not None:
-        try:
-            context.load_cert_chain(action.cert_file, action.key_file, password=lambda: "")
-        except (OSError, ValueError) as err:
-            reason = getattr(err, "strerror", None) or err
-            raise ExecutionError(f"http: cert_file {action.cert_file}: {reason}") from err
-    return context
-
-
-class _Call:
-    """One call, from sending to the verdict."""
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        request: _Request,
-        action: HttpAction,
-        redactor: Redactor,
-        descriptor: int | None,
-        limit: int,
-    ) -> None:
-        self._session = session
-        self._request = request
-        self._action = action
-        self._redactor = redactor
-        self._descriptor = descriptor
-        self._room = limit
-        self._written = 0
-
-    async def run(self) -> Result:
-        """Make the call and judge the answer; an answer that cannot be had is a failure with its reason."""
-        try:
-            state, error = await self._exchange()
-        except asyncio.CancelledError:
-            raise
-        except Exception as err:  # noqa: BLE001  (the boundary around an attempt: a server may send anything)
-            state, error = State.FAILED, _reason(err)
-        finally:
-            size = None if self._descriptor is None else self._written
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
-        if error is not None:
-            error = self._redactor.text(error)
-        return Result(state, error=error, output_bytes=size)
-
-    async def _exchange(self) -> tuple[State, str | None]:
-        action, request = self._action, self._request
-        async with self._session.request(
-            action.method,
-            request.url,
-            headers=request.headers,
-            data=request.data,
-            ssl=request.tls,
-            allow_redirects=action.follow_redirects,
-        ) as response:
-            self._write_head(response)
-            body = await self._read_body(response)
-            status = f"{response.status} {response.reason or ''}".strip()
-            wanted = response.status in action.expect if action.expect else 200 <= response.status < 300
-            if not wanted:
-                expected = ", ".join(map(str, action.expect)) if action.expect else "2xx"
-                return State.FAILED, f"HTTP status {status} (expected {expected})"
-        pattern = action.expect_body
-        if pattern is not None and re.search(pattern, body.decode("utf-8", "replace")) is None:
-            return State.FAILED, f"HTTP status {status}, but the body does not match {pattern!r}"
-        return State.SUCCEEDED, None
-
-    def _write_head(self, response: aiohttp.ClientResponse) -> None:
-        version = response.version
-        name = f"HTTP/{version.major}.{version.minor}" if version else "HTTP"
-        lines = [f"{name} {response.status} {response.reason or ''}".rstrip()]
-        for raw_name, raw_value in response.raw_headers:
-            header, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            lines.append(f"{header}: {'***' if header.lower() in _HIDDEN_HEADERS else value}")
-        text = self._redactor.text("\n".join(lines) + "\n\n")
-        self._write(text.encode("utf-8", "surrogateescape"))
-
-    async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
-        start = bytearray()
-        keep = _BODY_FOR_PATTERN if self._action.expect_body is not None else 0
-        while self._room > 0 or len(start) < keep:
-            chunk = await response.content.read(_CHUNK)
-            if not chunk:
-                self._write(self._redactor.flush())
-                return bytes(start)
-            if len(start) < keep:
-                start += chunk[: keep - len(start)]
-            self._write(self._redactor.feed(chunk))
-        self._write(self._redactor.flush())
-        # More than anybody wants to keep: hang up rather than read on.
-        response.close()
-        return bytes(start)
-
-    def _write(self, data: bytes) -> None:
-        data = data[: max(self._room, 0)]
-        self._room -= len(data)
-        self._written += len(data)
-        while data and self._descriptor is not None:
-            data = data[os.write(self._descriptor, data) :]
-
-
-def _reason(err: BaseException) -> str:
-    import aiohttp
-
-    cause = err.__cause__ if err.__cause__ is not None else err
-    os_error = getattr(err, "os_error", None) or cause
-    if isinstance(os_error, ssl.SSLCertVerificationError):
-        return f"HTTP: the server's certificate is not trusted: {os_error.verify_message}"
-    if isinstance(os_error, socket.gaierror):
-        return f"HTTP: the name {getattr(err, 'host', '')!r} does not resolve: {os_error.strerror}"
-    if isinstance(err, aiohttp.ServerDisconnectedError):
-        return "HTTP: the server closed the connection without an answer"
-    if isinstance(err, aiohttp.ClientPayloadError):
-        return f"HTTP: the answer broke off: {err}"
-    if isinstance(err, aiohttp.TooManyRedirects):
-        return "HTTP: too many redirects"
-    if isinstance(err, aiohttp.ClientResponseError):
-        return f"HTTP: the answer makes no sense: {err.message}"
-    if isinstance(err, aiohttp.InvalidURL):
-        return "HTTP: the address is malformed"
-    if isinstance(os_error, OSError) and os_error.strerror:
-        host, port = getattr(err, "host", None), getattr(err, "port", None)
-        where = f"{host}:{port}: " if host else ""
-        # asyncio puts a sentence of its own where the system's belongs.
-        reason = os.strerror(os_error.errno) if os_error.errno else os_error.strerror
-        return f"HTTP: {where}{reason}"
-    return f"HTTP: {type(err).__name__}: {err}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,8 @@ class ExecutorOptions:
     is discarded. With it HTTP calls are made by processes that outlive this program and leave their
     answer beside that file; without it they are made in this program's loop.
 
-    *builtin* carries out a built-in job in this program; *program* may instead return, called in any thread,
-    the program that does it in a process of its own.
+    *builtin* carries out a built-in job in this program; *program* may instead name a program that does it in
+    a process of its own.
     """
 
     clock: Clock
@@ -66,4 +66,4 @@ class ExecutorOptions:
     cgroup: str | None = None
     trace_path: Callable[[int, int], str] | None = None
     builtin: Callable[[Context], Any] | None = None
-    program: Callable[[Attempt], Program | None] | None = None
+    program: Callable[[Attempt], Awaitable[Program | None]] | None = None

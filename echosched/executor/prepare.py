@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from echosched.errors import ExecutionError
 from echosched.executor import commandline, environment, function, limits
-from echosched.executor.options import ExecutorOptions
+from echosched.executor.options import ExecutorOptions, Program
 from echosched.executor.spawn import Launch
 from echosched.model import DEFAULT_PROCESS, Attempt, CommandAction, Process, PythonAction
 
@@ -31,8 +31,11 @@ class Preparer:
         self._base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **(options.environment or {})}
         self._own = environment.own_account()
 
-    def prepare(self, attempt: Attempt) -> Launch:
-        """Return how to start *attempt*; raises ``ExecutionError``. The caller closes ``launch.stdin``."""
+    def prepare(self, attempt: Attempt, program: Program | None = None) -> Launch:
+        """Return how to start *attempt* (by *program*, if that does it); raises ``ExecutionError``.
+
+        The caller closes ``launch.stdin``.
+        """
         process = attempt.job.process
         process = self._defaults if process is DEFAULT_PROCESS else merge(process, self._defaults)
         account = environment.account_of(process, self._own)
@@ -42,7 +45,7 @@ class Preparer:
         cwd = None if process.cwd is None else self._resolve(process.cwd)
         if cwd is None and account.change is not None:
             cwd = account.home if os.path.isdir(account.home) else "/"
-        argv, stdin = self._argv(attempt)
+        argv, stdin = self._argv(attempt) if program is None else (list(program.argv), program.stdin)
         path = find_program(argv[0], env.get("PATH", DEFAULT_PATH), cwd)
         if process.limits:
             limits.check(process.limits)
@@ -62,7 +65,7 @@ class Preparer:
             launch.stdin = as_file(stdin)
         return launch
 
-    def _argv(self, attempt: Attempt) -> tuple[list[str], str | None]:
+    def _argv(self, attempt: Attempt) -> tuple[list[str], str | bytes | None]:
         action = attempt.job.action
         if isinstance(action, CommandAction):
             stdin = None if action.stdin is None else self._resolve(action.stdin)
@@ -115,9 +118,9 @@ def find_program(name: str, search: str, cwd: str | None) -> str:
     raise ExecutionError(f"command not found: {name} (searched in {search})")
 
 
-def as_file(text: str) -> int:
+def as_file(text: str | bytes) -> int:
     """Return a descriptor from which a process reads *text*; nobody has to feed it, however long it is."""
-    data = _bytes(text)
+    data = text if isinstance(text, bytes) else _bytes(text)
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
     else:

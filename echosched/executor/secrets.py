@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from echosched.protocols import Secrets
@@ -32,11 +33,25 @@ class Redactor:
             for part in (value, *value.splitlines()):
                 if len(part) >= _SHORTEST:
                     self._values |= {part, quote(part, safe=""), quote(part)}
+        self.know(self._values)
+        return self._resolve(text)
+
+    @property
+    def values(self) -> frozenset[str]:
+        """Return everything that is masked."""
+        return frozenset(self._values)
+
+    def know(self, values: Iterable[str]) -> None:
+        """Mask *values* too: what another process has resolved."""
+        self._values |= set(values)
         encoded = sorted((value.encode("utf-8", "surrogateescape") for value in self._values), key=len)
         if encoded:
             self._longest = len(encoded[-1])
             self._pattern = re.compile(b"|".join(re.escape(value) for value in reversed(encoded)))
-        return self._resolve(text)
+
+    def knows(self, data: bytes) -> bool:
+        """Tell whether there is anything in *data* that would be masked."""
+        return self._pattern is not None and self._pattern.search(data) is not None
 
     def text(self, text: str) -> str:
         """Return *text* with every resolved value masked."""

@@ -234,6 +234,9 @@ class ProcessExecution:
         if status is not None:
             self._status = status
             self._conclude()
+        elif self._home.has_answer(self.attempt):
+            self._unknown = "its exit code could not be learned"
+            self._conclude()
         elif self._patience is None:
             # The supervisor may be telling us at this very moment.
             self._patience = self._home.loop.call_later(self._home.options.patience_seconds, self._give_up)

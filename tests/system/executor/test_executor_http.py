@@ -221,6 +221,52 @@ async def drip_head(request: bytes, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
 
 
+async def test_a_redirect_to_another_server_takes_no_keys_along(rigs: Rigs, serve: Serve) -> None:
+    seen: list[bytes] = []
+
+    async def note(request: bytes, writer: asyncio.StreamWriter) -> None:
+        seen.append(request)
+        writer.write(answer(b"arrived"))
+
+    there = await serve(note)
+    rig = rigs(resolve=lambda text: text.replace("${env:KEY}", "t0p/secret"))
+    headers = (("X-Dash-Key", "${env:KEY}"), ("Authorization", "Bearer x"), ("Accept", "text/plain"))
+
+    async def move(status: str, method: str, **options: Any) -> Any:
+        here = await serve(answer(b"", status, f"Location: {there}/"))
+        action = HttpAction(here, method, headers, follow_redirects=True, **options)
+        return (await rig.run(action))[0]
+
+    assert (await move("302 Found", "GET")).state is State.SUCCEEDED
+    assert (await move("307 Again", "POST", body="plain")).state is State.SUCCEEDED
+    refused = await move("307 Again", "POST", body="${env:KEY}")
+    assert refused.state is State.FAILED
+    assert "would take a secret in the body to another server" in (refused.error or "")
+    assert len(seen) == 2
+    for request in seen:
+        assert b"x-dash-key" not in request.lower()
+        assert b"bearer" not in request.lower()
+        assert b"text/plain" in request
+    assert seen[1].endswith(b"plain")
+
+
+async def test_a_server_without_tls_is_the_reason(rig: Rig, serve: Serve) -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(answer(b"", "400 Bad Request"))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    result, _ = await rig.run(HttpAction(f"https://127.0.0.1:{port}/"))
+    server.close()
+    await server.wait_closed()
+    assert result.error == (
+        f"HTTP: 127.0.0.1:{port}: the server does not speak TLS there (http:// instead of https://?)"
+    )
+
+
 @pytest.mark.parametrize("handler", [hang, drip, drip_head])
 async def test_a_server_that_takes_for_ever_times_out(rig: Rig, serve: Serve, handler: Handler) -> None:
     begun = time.monotonic()
