@@ -34,6 +34,33 @@ class SystemClock:
         )
 
 
+class SharedClock(SystemClock):
+    """The clock of a database that many hosts share, kept up between two looks at it by this host's boot clock.
+
+    Whatever this host's own wall clock says, or is set to, ``now`` does not follow it. Until the first look it
+    is the wall clock.
+    """
+
+    def __init__(self) -> None:
+        self._base: datetime | None = None
+        self._base_boot = 0.0
+
+    def now(self) -> datetime:
+        """Return the present instant as the database has it."""
+        if self._base is None:
+            return super().now()
+        return self._base + timedelta(seconds=self.boot() - self._base_boot)
+
+    def look(self, shared: datetime, boot: float) -> None:
+        """Take note that the database's clock stood at *shared* when :meth:`boot` did at *boot*."""
+        self._base, self._base_boot = shared, boot
+
+    @property
+    def skew_seconds(self) -> float:
+        """Return how far this host's wall clock is ahead of the database's."""
+        return (super().now() - self.now()).total_seconds()
+
+
 def to_micros(instant: datetime) -> int:
     """Return whole microseconds since the Unix epoch of an aware *instant* (exact, no float in between)."""
     return (instant - EPOCH) // _MICROSECOND
@@ -46,7 +73,9 @@ def from_micros(micros: int) -> datetime:
 
 def rfc3339(instant: datetime) -> str:
     """Return *instant* (aware) as RFC 3339 in UTC with microseconds and ``Z``, the form of all files and JSON."""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    if instant.tzinfo is not UTC:
+        instant = instant.astimezone(UTC)
+    return instant.isoformat("T", "microseconds")[:-6] + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

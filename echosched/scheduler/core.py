@@ -323,6 +323,10 @@ class Scheduler:
         except EchoschedError as error:
             log.warning("job %s could not follow: %s", name, error)
 
+    async def left_behind(self) -> list[Run]:
+        """Return the runs without an outcome that an earlier worker of this scheduler left."""
+        return await self.store.active()
+
     async def cancel(self, run: int, reason: str) -> None:
         """End run *run*, queued or running; raises ``NotFound`` for any other."""
         self.runs.cancel(run, reason)

@@ -71,10 +71,10 @@ class Evidence:
 async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
     """Take over every run that has no outcome yet. Call between ``load`` and ``begin``."""
     now = scheduler.clock.now()
-    for run in await scheduler.store.active():
+    for run in await scheduler.left_behind():
         if run.run in scheduler.runs.live:
             continue  # claimed a moment ago, in place of one that blind time had hidden
-        entry = scheduler.roster.entries.get(run.job) or _stranger(run, now)
+        entry = scheduler.roster.entries.get(run.job) or stranger(run, now)
         live = LiveRun(
             entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt, priority=run.priority
         )
@@ -200,6 +200,6 @@ def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) ->
     scheduler.runs.finish(live, Ended(live.run, live.job.name, live.attempt, now, result))
 
 
-def _stranger(run: Run, now: datetime) -> Entry:
+def stranger(run: Run, now: datetime) -> Entry:
     """Return an entry for a job that is no longer defined, so that its running attempt can end."""
     return Entry(Job(run.job, CommandAction(()), enabled=False), None, now)

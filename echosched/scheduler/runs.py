@@ -240,7 +240,7 @@ class Runs:
         self.forget(live)
         live.entry.last_run = live.run
         if fresh:
-            self._tell_end(live, ended)
+            self.tell_end(live, ended)
             self._on_end(live, ended.result.state)
 
     def forget(self, live: LiveRun) -> None:
@@ -255,7 +255,8 @@ class Runs:
         self.enlist(live, delay=delay)
         self.pump()
 
-    def _tell_end(self, live: LiveRun, ended: Ended) -> None:
+    def tell_end(self, live: LiveRun, ended: Ended) -> None:
+        """Tell that *live* has ended so."""
         result, started = ended.result, live.started_at
         fields = run_fields(live)
         if result.state is State.ABANDONED:

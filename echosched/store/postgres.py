@@ -16,7 +16,13 @@ from typing import Any, TypeVar
 from echosched.clock import to_micros
 from echosched.errors import StoreUnavailable
 from echosched.model import Claim, Ended, Instance, JobRecord, Pruned, Run, Started, State
-from echosched.store import postgres_instances, postgres_reads, postgres_schema, postgres_writes
+from echosched.store import (
+    postgres_instances,
+    postgres_reads,
+    postgres_schema,
+    postgres_turns,
+    postgres_writes,
+)
 from echosched.store.postgres_link import Link, Work
 from echosched.store.reads import HistoryQuery
 
@@ -111,8 +117,7 @@ class PostgresStore:
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends in one transaction; ``False`` where the run had an outcome already or another attempt."""
-        done = await self.write(lambda connection: postgres_writes.finish(connection, ends))
-        return done.recorded
+        return await self.write(lambda connection: postgres_turns.finish_turn(connection, ends))
 
     async def set_note(self, key: str, value: str | None) -> None:
         """Keep (``None``: forget) a small value under *key*, for this instance."""

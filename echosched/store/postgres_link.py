@@ -75,7 +75,7 @@ class Link:
             timeout=self._connect_seconds,
             max_idle=60.0,
             reconnect_timeout=5.0,
-            configure=self._configure,
+            configure=self.configure,
             open=False,
         )
         await self._pool.open()
@@ -85,6 +85,12 @@ class Link:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=2.0)
+
+    async def renew(self) -> None:
+        """Replace connections that a fault has broken; raises ``StoreUnavailable`` while there is no server."""
+        async with self.lone_connection():
+            pass
+        await self.pool.check()
 
     @contextlib.asynccontextmanager
     async def lone_connection(self) -> AsyncIterator[Any]:
@@ -96,7 +102,7 @@ class Link:
         except psycopg.Error as error:
             raise self.translate(error, connecting=True) from error
         try:
-            await self._configure(connection)
+            await self.configure(connection)
             yield connection
         except psycopg.Error as error:
             raise self.translate(error) from error
@@ -115,7 +121,8 @@ class Link:
             "application_name": "echosched",
         }
 
-    async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Prepare a new connection."""
         await connection.set_autocommit(True)
         # A host that stops in the middle of a transaction must not keep the others from its rows for long.
         await connection.execute(
@@ -187,10 +194,9 @@ def place_of(dsn: str) -> str:
         ) from error
     try:
         parts = conninfo_to_dict(dsn)
-    except psycopg.Error as error:
-        raise StoreUnusable(
-            f"[cluster] dsn: {' '.join(str(error).split())} (postgresql://USER@HOST/DATABASE)"
-        ) from error
+    except psycopg.Error:
+        # Not its words, and no "from": they quote the address, which may hold a password.
+        raise StoreUnusable("[cluster] dsn: is malformed (postgresql://USER@HOST/DATABASE)") from None
     host = str(parts.get("host") or parts.get("hostaddr") or "local socket")
     port = parts.get("port")
     where = host if port is None or host.startswith("/") else f"{host}:{port}"

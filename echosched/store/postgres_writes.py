@@ -205,19 +205,20 @@ async def save_jobs(connection: Connection, records: Iterable[JobRecord]) -> Non
     rows = list({record.name: record for record in records}.values())
     if not rows:
         return
-    await execute(
-        connection,
-        "save_jobs",
-        {
-            "name": [text(row.name) for row in rows],
-            "cursor_at": [to_micros(row.cursor_at) for row in rows],
-            "anchor_at": [micros(row.anchor_at) for row in rows],
-            "timing": [row.timing for row in rows],
-            "enabled": [row.enabled for row in rows],
-            "paused": [row.paused for row in rows],
-            "parked": [text(row.parked) for row in rows],
-        },
-    )
+    await execute(connection, "save_jobs", job_columns(rows))
+
+
+def job_columns(rows: Sequence[JobRecord]) -> dict[str, list[Any]]:
+    """Return job records as the arrays that ``save_jobs`` takes."""
+    return {
+        "name": [text(row.name) for row in rows],
+        "cursor_at": [to_micros(row.cursor_at) for row in rows],
+        "anchor_at": [micros(row.anchor_at) for row in rows],
+        "timing": [row.timing for row in rows],
+        "enabled": [row.enabled for row in rows],
+        "paused": [row.paused for row in rows],
+        "parked": [text(row.parked) for row in rows],
+    }
 
 
 async def set_note(connection: Connection, key: str, value: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,21 @@ def get_run(connection: sqlite3.Connection, run: int) -> Run | None:
     """Return one run."""
     row = connection.execute(query("get_run", columns=RUN_LIST), (run,)).fetchone()
     return None if row is None else run_from_row(row)
+
+
+def get_runs(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, Run]:
+    """Return those runs that exist, by number."""
+    found: dict[int, Run] = {}
+    for at in range(0, len(numbers), _PAGE):
+        wanted = json.dumps(list(numbers[at : at + _PAGE]))
+        rows = read_all(connection, query("get_runs", columns=RUN_LIST), RUN_COLUMNS, (wanted,))
+        found.update((row[0], run_from_row(row)) for row in rows)
+    return found
+
+
+def recent(connection: sqlite3.Connection, jobs: Sequence[str], limit: int) -> dict[str, list[Run]]:
+    """Return the newest *limit* runs of each of *jobs*, newest first."""
+    return {job: history(connection, HistoryQuery(job=job, limit=limit)) for job in jobs}
 
 
 def counts(connection: sqlite3.Connection) -> dict[State, int]:

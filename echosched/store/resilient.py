@@ -79,6 +79,12 @@ class ResilientStore:
         """Return why it cannot, in a line for the operator."""
         return self._times.reason
 
+    @property
+    def readable_file(self) -> str | None:
+        """Return the file in which others may read what is true now; ``None`` while memory knows better."""
+        path = getattr(self._inner, "path", None)
+        return str(path) if path is not None and self._times.are_over else None
+
     async def open(self) -> None:
         """Open the inner store. A damaged file is set aside at once; see *lenient* for other faults."""
         await self._times.open(self._highest_trace(), lenient=self._lenient)

@@ -170,6 +170,14 @@ class SqliteStore:
         """Return one run."""
         return await self._read(lambda connection: reads.get_run(connection, run))
 
+    async def get_runs(self, numbers: Sequence[int]) -> dict[int, Run]:
+        """Return those of the runs *numbers* that exist, by number."""
+        return await self._read(lambda connection: reads.get_runs(connection, numbers))
+
+    async def recent(self, jobs: Sequence[str], limit: int) -> dict[str, list[Run]]:
+        """Return the newest *limit* runs of each of *jobs*, newest first."""
+        return await self._read(lambda connection: reads.recent(connection, jobs, limit))
+
     async def history(
         self,
         *,

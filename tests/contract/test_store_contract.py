@@ -7,6 +7,7 @@ store on the same data each time it is called.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -26,6 +27,7 @@ from echosched.model import (
     Trigger,
 )
 from echosched.protocols import Store
+from echosched.store.postgres import PostgresStore
 from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
 from echosched.testing import MemoryStore, RecordingSink
@@ -34,6 +36,7 @@ NOW = datetime(2026, 3, 1, 8, 0, 0, 123456, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 MakeStore = Callable[[], Store]
+SCHEMAS = itertools.count(1)
 
 
 class FailingStore(SqliteStore):
@@ -63,7 +66,7 @@ class RecoveringAtClose(ResilientStore):
         await super().close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "resilient", "degraded"])
+@pytest.fixture(params=["memory", "sqlite", "resilient", "degraded", "postgres"])
 def make_store(request, tmp_path) -> MakeStore:
     kind = request.param
     path = tmp_path / "echosched.db"
@@ -79,6 +82,9 @@ def make_store(request, tmp_path) -> MakeStore:
         return lambda: RecoveringAtClose(
             FailingStore(path, owner="here:1"), SystemClock(), RecordingSink(), retry_seconds=never
         )
+    if kind == "postgres":
+        dsn, schema = request.getfixturevalue("contract_database"), f"contract_{next(SCHEMAS)}"
+        return lambda: PostgresStore(dsn, owner="here:1", schema=schema)
     raise AssertionError(kind)
 
 

@@ -163,3 +163,160 @@ DELETE FROM instances WHERE name = %(name)s
 -- name: tell
 -- What all instances should hear at once; delivered when the transaction commits.
 SELECT pg_notify(current_schema(), %(message)s)
+
+-- name: situations
+-- What a new slot of these jobs meets, and what time it is. Asked after the jobs were locked.
+SELECT j.name, j.paused, count(r.run), count(r.run) FILTER (WHERE r.state = 'queued'), min(r.run),
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+FROM jobs AS j LEFT JOIN runs AS r ON r.job = j.name AND r.ended_at IS NULL
+WHERE j.name = ANY(%(jobs)s::text[]) GROUP BY j.name
+
+-- name: taken_slots
+SELECT s.job, s.slot FROM unnest(%(job)s::text[], %(slot)s::bigint[]) AS w (job, slot)
+JOIN slots AS s ON s.slot = w.slot AND s.job = w.job
+
+-- name: active_of
+SELECT run, attempt, state, job, owner FROM runs WHERE job = ANY(%(jobs)s::text[]) AND ended_at IS NULL ORDER BY run FOR UPDATE
+
+-- name: wish_cancelled
+UPDATE runs SET cancelled = %(reason)s WHERE run = ANY(%(runs)s::bigint[]) AND state = 'running' AND cancelled IS NULL
+
+-- name: blocked_runs
+SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority FROM runs
+WHERE ended_at IS NULL AND blocked AND (job = ANY(%(jobs)s::text[]) OR grp = ANY(%(groups)s::text[]))
+ORDER BY priority DESC, coalesce(slot, queued_at), run LIMIT 500
+
+-- name: busy
+-- How many runs of these jobs are on their way (not behind another), and how many of these groups are running.
+SELECT 'job', job, count(*) FROM runs WHERE job = ANY(%(jobs)s::text[]) AND ended_at IS NULL AND NOT blocked GROUP BY job
+UNION ALL
+SELECT 'group', grp, count(*) FROM runs
+WHERE grp = ANY(%(groups)s::text[]) AND ended_at IS NULL AND state = 'running' GROUP BY grp
+
+-- name: running
+SELECT 'job', job, count(*) FROM runs WHERE job = ANY(%(jobs)s::text[]) AND ended_at IS NULL AND state = 'running' GROUP BY job
+UNION ALL
+SELECT 'group', grp, count(*) FROM runs
+WHERE grp = ANY(%(groups)s::text[]) AND ended_at IS NULL AND state = 'running' GROUP BY grp
+
+-- name: unblock
+UPDATE runs SET blocked = false WHERE run = ANY(%(runs)s::bigint[]) AND blocked
+
+-- name: block
+UPDATE runs SET blocked = true WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued'
+
+-- name: fetch_tickets
+-- Procrastinate's own fetch, several times in one round trip; the sum makes each a call of its own.
+SELECT j.id, (j.args ->> 'run')::bigint, (j.args ->> 'attempt')::integer FROM generate_series(1, %(most)s) AS n,
+    LATERAL procrastinate_fetch_job_v2(%(queues)s::varchar[], nullif(n, n)::bigint) AS j WHERE j.id IS NOT NULL
+
+-- name: use_tickets
+-- A ticket stands for a queued run. Whoever takes the run gives the ticket back in the same transaction.
+SELECT procrastinate_finish_job_v1(id, 'succeeded', true) FROM unnest(%(tickets)s::bigint[]) AS id
+
+-- name: ticketed_runs
+SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority, definition FROM runs
+WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued' AND NOT blocked
+
+-- name: take
+WITH moved AS (
+    UPDATE runs SET state = 'running', not_before_at = NULL, owner = %(owner)s
+    WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued' RETURNING {columns}
+), told AS (
+    INSERT INTO tallies (state, n) SELECT v.state, v.sign * count(*)
+    FROM moved, (VALUES ('queued', -1), ('running', 1)) AS v (state, sign) GROUP BY v.state, v.sign
+)
+SELECT {columns} FROM moved
+
+-- name: reroute
+UPDATE runs SET queue = f.queue FROM unnest(%(run)s::bigint[], %(queue)s::text[]) AS f (run, queue) WHERE runs.run = f.run
+
+-- name: run_to_cancel
+SELECT run, attempt, state, job, owner FROM runs WHERE run = %(run)s
+
+-- name: cancelled_of
+SELECT run, cancelled FROM runs WHERE owner = %(owner)s AND state = 'running' AND ended_at IS NULL AND cancelled IS NOT NULL
+
+-- name: without_ticket
+-- Queued runs that no ticket stands for any more: somebody emptied Procrastinate's tables.
+SELECT run, attempt, queue, priority, not_before_at FROM runs
+WHERE ended_at IS NULL AND state = 'queued' AND NOT blocked AND queue IS NOT NULL AND NOT EXISTS (
+    SELECT FROM procrastinate_jobs AS j WHERE j.status = 'todo' AND j.args ->> 'run' = runs.run::text)
+ORDER BY run LIMIT 500 FOR UPDATE SKIP LOCKED
+
+-- name: waiting_behind
+SELECT DISTINCT job, grp FROM runs WHERE ended_at IS NULL AND blocked
+
+-- name: dead_runs
+-- What instances run that have not been heard of for a lease. Only for an asker who was in touch all that time:
+-- after an outage of the database everybody's heartbeat is old.
+SELECT {columns} FROM runs WHERE ended_at IS NULL AND state = 'running' AND queue IS NOT NULL AND NOT EXISTS (
+    SELECT FROM instances AS i WHERE i.name = runs.owner AND i.heartbeat_at > clock_timestamp() - i.lease
+) AND EXISTS (
+    SELECT FROM instances AS me WHERE me.name = %(owner)s AND me.connected_at < clock_timestamp() - me.lease
+        AND me.heartbeat_at > clock_timestamp() - me.lease
+) ORDER BY run LIMIT 500
+
+-- name: agree_anchors
+-- The first one sets the anchor, for all.
+INSERT INTO anchors (job, timing, anchor_at) SELECT * FROM unnest(%(job)s::text[], %(timing)s::text[], %(anchor_at)s::bigint[])
+AS w (job) ORDER BY w.job ON CONFLICT DO NOTHING
+
+-- name: anchors_of
+SELECT a.job, a.anchor_at FROM unnest(%(job)s::text[], %(timing)s::text[]) AS w (job, timing)
+JOIN anchors AS a ON a.job = w.job AND a.timing = w.timing
+
+-- name: merge_jobs
+-- As save_jobs, but a cursor that another instance has moved on stays there.
+INSERT INTO jobs (name, cursor_at, anchor_at, timing, enabled, paused, parked)
+SELECT * FROM unnest(%(name)s::text[], %(cursor_at)s::bigint[], %(anchor_at)s::bigint[], %(timing)s::text[],
+    %(enabled)s::boolean[], %(paused)s::boolean[], %(parked)s::text[]) AS j (name) ORDER BY j.name
+ON CONFLICT (name) DO UPDATE SET cursor_at = greatest(jobs.cursor_at, excluded.cursor_at), anchor_at = excluded.anchor_at,
+    timing = excluded.timing, enabled = excluded.enabled, paused = excluded.paused, parked = excluded.parked
+
+-- name: other_of_that_name
+SELECT host, pid, home FROM instances WHERE name = %(name)s AND heartbeat_at > clock_timestamp() - lease FOR UPDATE
+
+-- name: join
+INSERT INTO instances (name, home, host, pid, version, lease, capacity, labels, skew, definitions)
+VALUES (%(name)s, %(home)s, %(host)s, %(pid)s, %(version)s, make_interval(secs => %(lease)s), %(capacity)s,
+    %(labels)s::text[], %(skew)s, %(definitions)s::jsonb)
+ON CONFLICT (name) DO UPDATE SET home = excluded.home, host = excluded.host, pid = excluded.pid,
+    version = excluded.version, lease = excluded.lease, capacity = excluded.capacity, labels = excluded.labels,
+    skew = excluded.skew, definitions = excluded.definitions, started_at = clock_timestamp(),
+    connected_at = clock_timestamp(), heartbeat_at = clock_timestamp(), taken = 0, lag = NULL
+
+-- name: beat
+-- After a gap of more than two beats, count the time in touch anew.
+UPDATE instances SET heartbeat_at = clock_timestamp(), taken = %(taken)s, lag = %(lag)s, skew = %(skew)s,
+    connected_at = CASE WHEN heartbeat_at < clock_timestamp() - make_interval(secs => %(gap)s)
+        THEN clock_timestamp() ELSE connected_at END
+WHERE name = %(name)s AND home = %(home)s
+RETURNING (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, draining
+
+-- name: define
+UPDATE instances SET capacity = %(capacity)s, labels = %(labels)s::text[], definitions = %(definitions)s::jsonb
+WHERE name = %(name)s
+
+-- name: leave
+-- Gone on purpose: nobody has to wait for its lease.
+UPDATE instances SET lease = interval '0' WHERE name = %(name)s AND home = %(home)s
+
+-- name: now
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+
+-- name: passed_on
+-- The queues in which runs wait for an instance with their definition.
+SELECT DISTINCT queue FROM runs WHERE ended_at IS NULL AND state = 'queued' AND queue LIKE '%%#%%'
+
+-- name: orphans
+-- Queued runs whose definition no living instance has any more, and whether any has a job of that name.
+WITH books AS (SELECT definitions FROM instances WHERE heartbeat_at > clock_timestamp() - lease)
+SELECT run, attempt, job, queue, priority, EXISTS (SELECT FROM books WHERE definitions ? runs.job) FROM runs
+WHERE ended_at IS NULL AND state = 'queued' AND definition IS NOT NULL AND NOT blocked
+    AND queued_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %(patience)s
+    AND NOT EXISTS (SELECT FROM books WHERE definitions ->> runs.job = runs.definition)
+ORDER BY run LIMIT 500
+
+-- name: redefine
+UPDATE runs SET definition = NULL, queue = split_part(queue, '#', 1) WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued'

@@ -86,6 +86,9 @@ SELECT {columns} FROM runs WHERE ended_at IS NULL
 -- name: get_run
 SELECT {columns} FROM runs WHERE run = ?
 
+-- name: get_runs
+SELECT {columns} FROM runs WHERE run IN (SELECT value FROM json_each(?))
+
 -- name: counts
 SELECT state, n FROM totals
 
