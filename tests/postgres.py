@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 USER = "echosched"
 PASSWORD = "a-test's password/@:%"  # what must be escaped in an address must work, too
@@ -160,6 +161,20 @@ class PostgresServer:
         with contextlib.closing(psycopg.connect(self.local(database), autocommit=True)) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
+
+    def ask(self, database: str, question: str) -> list[tuple[Any, ...]]:
+        """Return the rows that answer *question*."""
+        import psycopg
+
+        with contextlib.closing(psycopg.connect(self.local(database), autocommit=True)) as connection:
+            return connection.execute(question.encode()).fetchall()
+
+    def pids(self) -> list[int]:
+        """Return the server and its processes, those of sessions included."""
+        if self._process is None:
+            return []
+        server = self._process.pid
+        return [server, *map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())]
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
