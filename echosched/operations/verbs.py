@@ -13,25 +13,25 @@ from typing import Any
 from echosched.clock import rfc3339
 from echosched.errors import NotFound, UsageError
 from echosched.model import Run, State, Trigger
-from echosched.operations.arguments import bounded, instant, optional_instant, state_named, whole_number
+from echosched.operations.arguments import bounded, optional_instant, state_named, whole_number
 from echosched.operations.cluster import ClusterOperations, Membership
 from echosched.operations.description import describe, usual_duration
 from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
-from echosched.operations.slots import MAX_SLOTS, simulate, slot_row, slots_of
+from echosched.operations.slots import MAX_SLOTS, slot_row, slots_of
+from echosched.operations.views import MAX_ROWS, Views, live_row
 from echosched.scheduler import Entry, Scheduler
 
 FOLLOW_SECONDS = 0.2
 RECENT = 20
 """How many of a job's latest runs tell its usual duration."""
 
-MAX_ROWS = 10_000
 
 Reloader = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
 OutputPath = Callable[[int, int], str | None]
 Redact = Callable[[str], str]
 
 
-class Operations(ClusterOperations):
+class Operations(Views, ClusterOperations):
     """The verbs over one running scheduler.
 
     *reload* re-reads the configuration and returns what changed; *journal_path* is where ``follow``
@@ -51,7 +51,7 @@ class Operations(ClusterOperations):
         redact: Redact = lambda text: text,
         membership: Membership | None = None,
     ) -> None:
-        super().__init__(membership)
+        ClusterOperations.__init__(self, membership)
         self._scheduler = scheduler
         self._output_path = output_path
         self._reload = reload
@@ -59,6 +59,7 @@ class Operations(ClusterOperations):
         self._facts = facts
         self._metrics = metrics
         self._redact = redact
+        Views.__init__(self, scheduler)
 
     def find(self, op: str) -> Callable[..., Any]:
         """Return the operation named *op*; raises ``UsageError`` with the nearest name."""
@@ -78,9 +79,10 @@ class Operations(ClusterOperations):
         """Return the worker's part of ``status --json``: jobs, runs, next, and what *facts* adds."""
         roster, runs = self._scheduler.roster, self._scheduler.runs
         counts = {str(state): count for state, count in (await self._scheduler.store.counts()).items()}
-        running = len(runs.running())
-        counts["running"] = running
-        counts["queued"] = len(runs.live) - running
+        if self._membership is None:  # memory knows better what is about to start; of others it knows nothing
+            running = len(runs.running())
+            counts["running"] = running
+            counts["queued"] = len(runs.live) - running
         entries = roster.entries.values()
         document: dict[str, Any] = {
             "jobs": {
@@ -90,6 +92,8 @@ class Operations(ClusterOperations):
             },
             "runs": {str(state): counts.get(str(state), 0) for state in State},
             "next": [{"job": job, "at": rfc3339(at)} for job, at in roster.next_slots(10)],
+            # Whoever only reads need not ask: history comes from there without costing the loop anything.
+            "store_file": getattr(self._scheduler.store, "readable_file", None),
         }
         document["cluster"] = await self._cluster_in_short()
         document.update(self._facts())
@@ -97,7 +101,7 @@ class Operations(ClusterOperations):
 
     async def running(self) -> list[dict[str, Any]]:
         """Return the runs with an attempt under way, oldest first: what a stop waits for."""
-        return [{"job": live.job.name, **self._live_row(live)} for live in self._scheduler.runs.running()]
+        return [{"job": live.job.name, **live_row(live)} for live in self._scheduler.runs.running()]
 
     async def daylight(self) -> dict[str, Any]:
         """Return how many jobs meet a daylight-saving change within a year."""
@@ -147,18 +151,8 @@ class Operations(ClusterOperations):
                 for run in reversed(recent)
             ]
             document["usual_duration_seconds"] = usual_duration(recent)
-            document["running"] = [self._live_row(live) for live in entry.active.values()]
+            document["running"] = [live_row(live) for live in entry.active.values()]
         return document
-
-    def _live_row(self, live: Any) -> dict[str, Any]:
-        return {
-            "run": live.run,
-            "state": str(State.RUNNING if live.running else State.QUEUED),
-            "attempt": live.attempt,
-            "trigger": str(live.trigger),
-            "slot": None if live.slot is None else rfc3339(live.slot),
-            "started_at": None if live.started_at is None else rfc3339(live.started_at),
-        }
 
     async def next(self, job: str | None = None, n: int = 10) -> list[dict[str, Any]]:
         """Return the *n* coming slots, of *job* or of all jobs, as ``{job, at, local}``."""
@@ -221,15 +215,6 @@ class Operations(ClusterOperations):
         ):
             self._scheduler.roster.entry(job)
 
-    def _row(self, run: Run) -> dict[str, Any]:
-        row = run.as_dict()
-        # The right to start is written ahead of the start: until then people should read "queued".
-        if run.state is State.RUNNING and run.started_at is None:
-            live = self._scheduler.runs.live.get(run.run)
-            if live is None or not live.running:
-                row["state"] = str(State.QUEUED)
-        return row
-
     async def run(self, run: int) -> dict[str, Any]:
         """Return one run with its earlier attempts."""
         found = await self._find_run(run)
@@ -250,14 +235,14 @@ class Operations(ClusterOperations):
         """Return the run when it has ended, or as it stands after *timeout_seconds*."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                return self._row(await self._scheduler.runs.wait(run))
+                return self._row(await self._scheduler.wait(run))
         except TimeoutError:
             return self._row(await self._find_run(run))
 
     async def cancel(self, run: int) -> dict[str, Any]:
         """End a queued or running run."""
         found = await self._find_run(run)
-        self._scheduler.runs.cancel(found.run, "cancelled by the operator")
+        await self._scheduler.cancel(found.run, "cancelled by the operator")
         return {"run": found.run, "job": found.job}
 
     async def output(
@@ -311,44 +296,10 @@ class Operations(ClusterOperations):
                 await asyncio.sleep(FOLLOW_SECONDS)
             offset = piece["next_offset"]
 
-    # ── views ─────────────────────────────────────────────────────────────────────────────────
-
-    async def timeline(self, start: str, end: str, limit: int = 5000) -> dict[str, Any]:
-        """Return the runs that were queued between *start* and *end*, and the slots to come in that time."""
-        begin, finish = instant("start", start), instant("end", end)
-        limit = bounded("limit", limit, MAX_ROWS)
-        now = self._scheduler.clock.now()
-        runs = await self._scheduler.store.history(since=begin, until=finish, limit=limit)
-        coming: list[dict[str, Any]] = []
-        for entry in self._scheduler.roster.entries.values():
-            if len(coming) >= limit:
-                break
-            coming += [
-                slot_row(entry.job, at) for at in slots_of(entry, max(now, begin), until=finish, n=200)
-            ]
-        coming.sort(key=lambda slot: str(slot["at"]))
-        return {"now": rfc3339(now), "runs": [self._row(run) for run in runs], "next": coming[:limit]}
-
-    async def simulate(self, start: str, end: str, job: str | None = None) -> list[dict[str, Any]]:
-        """Return every slot between two instants, of *job* or of all jobs in force, in order."""
-        begin, finish = instant("start", start), instant("end", end)
-        entries = self._scheduler.roster.entries
-        wanted = list(entries.values()) if job is None else [self._scheduler.roster.entry(job)]
-        return simulate([(entry.job, entry.schedule) for entry in wanted], begin, finish)
-
-    async def follow(self, after: str | None = None, last: int = 0) -> AsyncIterator[dict[str, Any]]:
-        """Yield journal events with an ``id``: those behind *after*, or the *last* ones, then every new one."""
-        from echosched.journal import afollow, parse
-
-        async for position, text in afollow(self._journal_path, last=last, position=after):
-            event = parse(text)
-            if event is not None:
-                yield {"id": position, "event": event}
-
 
 OPERATIONS = frozenset(
     name
-    for room in (Operations, ClusterOperations)
-    for name in vars(room)
+    for home in (Operations, Views, ClusterOperations)
+    for name in vars(home)
     if not name.startswith("_") and name != "find"
 )

@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from echosched.clock import SystemClock
+from echosched.clock import SystemClock, from_micros, rfc3339
 from echosched.control import protocol
 from echosched.control.aio import AsyncControlClient
 from echosched.control.client import ControlClient
@@ -207,3 +208,30 @@ async def test_arguments_of_the_wrong_type_are_named(daemon: Daemon) -> None:
         await daemon.client.call("history", states=None)
     with pytest.raises(UsageError, match="next: n: 'many' is not a whole number"):
         await daemon.client.call("next", n="many")
+
+
+async def test_the_roster_is_small_and_names_the_version_of_what_it_leaves_out(daemon: Daemon) -> None:
+    roster = await daemon.client.call("roster")
+    assert [row[0] for row in roster["rows"]] == ["brief", "local"]
+    name, slot, enabled, paused, parked, last_run = roster["rows"][0]
+    assert from_micros(slot) == daemon.scheduler.roster.entries["brief"].slot
+    assert (enabled, paused, parked, last_run) == (True, False, None, None)
+    known = await daemon.client.call("definitions")
+    assert known["version"] == roster["version"]
+    assert known["jobs"][name]["schedule_english"]
+    await daemon.client.call("pause", job="brief")
+    again = await daemon.client.call("roster")
+    assert again["rows"][0][3] is True
+    assert again["version"] == roster["version"]
+    await daemon.scheduler.apply({"brief": Job("brief", CommandAction("false"))}, max_concurrent=1)
+    assert (await daemon.client.call("roster"))["version"] != roster["version"]
+
+
+async def test_coming_slots_are_those_of_the_schedule_within_the_period(daemon: Daemon) -> None:
+    now = daemon.scheduler.clock.now()
+    end = now + timedelta(days=3)
+    found = await daemon.client.call("coming", start=rfc3339(now - timedelta(days=3)), end=rfc3339(end))
+    assert [from_micros(at).hour for at in found["brief"]] == [8, 8, 8]
+    assert all(now < from_micros(at) < end for at in found["brief"])
+    few = await daemon.client.call("coming", start=rfc3339(now), end=rfc3339(end), n=1)
+    assert len(few["brief"]) == 1
