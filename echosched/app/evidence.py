@@ -1,16 +1,22 @@
-"""What is left of runs that an earlier life began: the boot it lived in, marked processes, output files."""
+"""What is left of runs that an earlier life began: the boot it lived in, marked processes, output files, answers."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 
 from echosched.app.outputs import Outputs
 from echosched.daemon import proc
 from echosched.executor import ActionExecutor
-from echosched.model import Attempt, ProcessIdentity
+from echosched.model import Attempt, BuiltinAction, ProcessIdentity
 from echosched.protocols import Store
 from echosched.scheduler.recovery import Evidence
+
+MOST_AGAIN = 3
+"""How often in a row a built-in job that ended with its worker begins anew: it may be what ended the worker."""
+
+_YOUNG_SECONDS = 10.0
 
 
 async def gather(
@@ -32,6 +38,9 @@ async def gather(
 
     def find(attempt: Attempt) -> ProcessIdentity | None:
         family = marked.get(attempt.tag)
+        if family is None and outputs.age(attempt.run, attempt.number) < _YOUNG_SECONDS:
+            # A call that the last worker ordered with its last breath may have begun since we looked.
+            family = executor.find_all().get(attempt.tag)
         return family[0] if family else None
 
     return Evidence(
@@ -41,4 +50,31 @@ async def gather(
         began=outputs.began,
         adopt=lambda attempt, process, started_at: executor.adopt(attempt, process),
         output_path=outputs.path,
+        past=executor.past,
+        traced=executor.is_traced,
+        again=_Again(store, outputs),
     )
+
+
+class _Again:
+    """Counts how often an attempt began anew, in a note; only those of this recovery are remembered."""
+
+    def __init__(self, store: Store, outputs: Outputs) -> None:
+        self._store = store
+        self._outputs = outputs
+        self._before: dict[str, int] | None = None
+        self._now: dict[str, int] = {}
+
+    async def __call__(self, attempt: Attempt) -> bool:
+        """Make room for *attempt* to begin anew; ``False`` for what is no built-in job, or did so too often."""
+        if not isinstance(attempt.job.action, BuiltinAction):
+            return False
+        if self._before is None:
+            self._before = json.loads(await self._store.get_note("again") or "{}")
+        count = self._before.get(attempt.tag, 0) + 1
+        if count > MOST_AGAIN:
+            return False
+        self._now[attempt.tag] = count
+        await self._store.set_note("again", json.dumps(self._now))
+        await asyncio.to_thread(self._outputs.remove, attempt.run, attempt.number)
+        return True

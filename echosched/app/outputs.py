@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 
+from echosched.clock import SystemClock
 from echosched.executor import never_started, unbar
 
 RUNS_PER_DIRECTORY = 1000
@@ -32,6 +35,18 @@ class Outputs:
             self._barred.discard((run, attempt))
             unbar(path)
         return path
+
+    def age(self, run: int, attempt: int) -> float:
+        """Return how many seconds ago an output was last written; without one, for ever."""
+        try:
+            return SystemClock().now().timestamp() - os.lstat(self.path(run, attempt)).st_mtime
+        except OSError:
+            return math.inf
+
+    def remove(self, run: int, attempt: int) -> None:
+        """Remove an output whose attempt begins anew."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(run, attempt))
 
     def highest_run(self) -> int:
         """Return the highest run number that left an output; 0 without any."""

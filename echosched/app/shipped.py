@@ -1,18 +1,98 @@
-"""Runs the jobs that ship (``brief``, ``report``, ``selfheal``, ``retention``) inside the worker."""
+"""Runs the jobs that ship: ``brief`` and ``report`` in processes, ``selfheal`` and ``retention`` in the worker.
+
+The first two read much and change nothing: a process keeps their work from the worker's loop and their memory
+from its life, and outlives it. What they need of the worker goes to them on a memory file: the jobs in force
+(not those in a file that nobody has reloaded), where they stand, and what has to be masked. The others act on
+the worker's own things: rows that only its writer may touch, parked jobs, unsent messages, runs to start.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echosched.model import BuiltinAction, Trigger
+from echosched.executor.options import Program
+from echosched.model import Attempt, BuiltinAction, Job, Trigger
 from echosched.version import __version__
 
 if TYPE_CHECKING:
     from echosched.app.worker import Worker
-    from echosched.scheduler import Scheduler
+    from echosched.builtin import Retention
+    from echosched.protocols import Schedule
+
+IN_A_PROCESS = frozenset({"brief", "report"})
+
+_CHUNK = 500
+
+InForce = tuple[Job, "Schedule | None"]
+"""A job and what it waits for, ``None`` while it waits for nothing (paused, disabled, parked)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a built-in job's process is told first; chunks of :data:`InForce` follow."""
+
+    name: str
+    run: int
+    attempt: int
+    trigger: Trigger
+    output_path: str
+    db: str
+    runs_dir: str
+    reports_dir: str
+    retention: Retention
+    secrets: tuple[str, ...]
+
+
+async def program_of(worker: Worker, attempt: Attempt) -> Program | None:
+    """Return the program that carries out a built-in job, ``None`` for one that runs in the worker."""
+    action = attempt.job.action
+    if not isinstance(action, BuiltinAction) or action.name not in IN_A_PROCESS:
+        return None
+    paths = worker.paths
+    told = Surroundings(
+        name=action.name,
+        run=attempt.run,
+        attempt=attempt.number,
+        trigger=attempt.trigger,
+        output_path=worker.outputs.path(attempt.run, attempt.number),
+        db=paths.db,
+        runs_dir=paths.runs,
+        reports_dir=paths.reports,
+        retention=worker.config.retention,
+        secrets=worker.secrets.seen,
+    )
+    data = await asyncio.to_thread(_pickled, told, _in_force(worker))
+    child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shipped_child.py")
+    return Program((sys.executable, "-P", child), data)
+
+
+def _in_force(worker: Worker) -> list[InForce]:
+    entries = worker.scheduler.roster.entries.values()
+    return [(entry.job, entry.schedule if entry.waits else None) for entry in entries]
+
+
+def _pickled(told: Surroundings, jobs: list[InForce]) -> bytes:
+    # In chunks: pickle does not let go of the interpreter, and a hundred thousand jobs take it a second.
+    parts = [pickle.dumps(told)]
+    parts += [pickle.dumps(jobs[at : at + _CHUNK]) for at in range(0, len(jobs), _CHUNK)]
+    return b"".join(parts)
+
+
+def slots_between(jobs: Iterable[InForce], start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
+    """Yield every slot after *start* up to *end*, as ``(job, slot)``, job by job."""
+    for job, schedule in jobs:
+        slot = None if schedule is None else schedule.next_after(start)
+        while slot is not None and slot <= end and schedule is not None:
+            yield job.name, slot
+            slot = schedule.next_after(slot)
 
 
 async def run_builtin(worker: Worker, context: Any) -> Mapping[str, Any]:
@@ -22,6 +102,7 @@ async def run_builtin(worker: Worker, context: Any) -> Mapping[str, Any]:
     action = context.attempt.job.action
     assert isinstance(action, BuiltinAction)  # noqa: S101  (the dispatcher's case)
     scheduler, paths = worker.scheduler, worker.paths
+    entries = scheduler.roster.entries
 
     async def trigger(job: str, why: Trigger) -> int:
         number = await scheduler.trigger(job, why)
@@ -37,8 +118,8 @@ async def run_builtin(worker: Worker, context: Any) -> Mapping[str, Any]:
             clock=worker.clock,
             emit=scheduler.emit,
             log=context.write,
-            jobs={name: entry.job for name, entry in scheduler.roster.entries.items()},
-            next_slots=lambda start, end: slots_between(scheduler, start, end),
+            jobs={name: entry.job for name, entry in entries.items()},
+            next_slots=lambda start, end: slots_between(_in_force(worker), start, end),
             trigger=trigger,
             output_path=lambda run, attempt: Path(worker.outputs.path(run, attempt)),
             runs_dir=Path(paths.runs),
@@ -52,12 +133,3 @@ async def run_builtin(worker: Worker, context: Any) -> Mapping[str, Any]:
             version=__version__,
         )
     )
-
-
-def slots_between(scheduler: Scheduler, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
-    """Yield every slot after *start* up to *end* of all jobs in force, as ``(job, slot)``, job by job."""
-    for entry in scheduler.roster.entries.values():
-        slot = entry.schedule.next_after(start) if entry.waits and entry.schedule is not None else None
-        while slot is not None and slot <= end and entry.schedule is not None:
-            yield entry.job.name, slot
-            slot = entry.schedule.next_after(slot)

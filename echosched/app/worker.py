@@ -17,7 +17,7 @@ from echosched.app import evidence
 from echosched.app.daemon import instance_of, supervisor_settings
 from echosched.app.onstart import fire_on_start
 from echosched.app.outputs import Outputs
-from echosched.app.shipped import run_builtin
+from echosched.app.shipped import program_of, run_builtin
 from echosched.clock import SystemClock, from_micros, rfc3339, to_micros
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
@@ -28,9 +28,10 @@ from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
 from echosched.executor import ActionExecutor, ExecutorOptions
 from echosched.executor.cgroup import cgroup2
+from echosched.executor.task import TaskExecution
 from echosched.journal import Journal
 from echosched.metrics import Metrics
-from echosched.model import ProcessIdentity, State
+from echosched.model import HttpAction, ProcessIdentity, State
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler import AHEAD_SECONDS, Scheduler
@@ -97,7 +98,9 @@ class Worker:
                 report_child=link.report_child,
                 on_settled=link.acknowledge,
                 cgroup=own and f"{own}/echosched-{instance_of(paths)}",
+                trace_path=self.outputs.prepare,
                 builtin=lambda context: run_builtin(self, context),
+                program=lambda attempt: program_of(self, attempt),
             )
         )
         self.scheduler = Scheduler(
@@ -199,6 +202,8 @@ class Worker:
         await recover(self.scheduler, await self._evidence())
         await self.server.start()
         self.executor.warm()
+        if any(isinstance(job.action, HttpAction) for job in self.config.jobs.values()):
+            self.scheduler.spawn(self.executor.warm_calls())
         # What was loaded stays: going through it again and again for garbage would stop the loop in the middle
         # of a burst, for 25 ms with a thousand jobs.
         gc.freeze()
@@ -305,6 +310,9 @@ class Worker:
         """Leave the jobs running and everything known committed."""
         await self.scheduler.quiesce()
         await self.scheduler.runs.started()
+        for live in self.scheduler.runs.running():
+            if isinstance(live.execution, TaskExecution):
+                live.execution.leave()  # it cannot outlive us: the next worker begins it anew
         await self.scheduler.runs.settle()
         await self._let_go()
         self.link.retired()  # the next worker waits for this: threads and descriptors may end after it

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from echosched.errors import ExecutionError
 
@@ -35,6 +35,15 @@ class SecretResolver:
         if "${" not in text:
             return text
         return _REFERENCE.sub(self._replace, text)
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Return every value that is masked, longest first."""
+        return tuple(self._seen)
+
+    def know(self, values: Iterable[str]) -> None:
+        """Mask *values* too: what another process has resolved."""
+        self._seen = dict.fromkeys(sorted({*self._seen, *values}, key=len, reverse=True))
 
     def redact(self, text: str) -> str:
         """Return *text* with every value that was ever resolved masked."""

@@ -22,6 +22,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from echosched.clock import from_micros
 from echosched.errors import EchoschedError, ExecutionError
 from echosched.executor import answer, function, output, prepare, proc
 from echosched.executor.birth import BirthClock
@@ -37,6 +38,9 @@ from echosched.executor.watch import ExitWatch, ProcessExecution
 from echosched.model import Attempt, CommandAction, ProcessIdentity, Result, State
 
 log = logging.getLogger(__name__)
+
+GONE = ProcessIdentity(0, -1)
+"""Stands for a process that has ended already; no process has this number."""
 
 _BURST = 8  # starts under way at once, from which the loop looks in by itself instead of being woken
 _PULSE_SECONDS = 0.002
@@ -123,6 +127,15 @@ class CommandExecutor:
                 self.keeper.beside(partial(self._cgroups.enter, attempt.tag, process.pid))
         execution = self.adopt(attempt, process)
         execution.started_at = self.clock.now()
+        return execution
+
+    def past(self, attempt: Attempt) -> ProcessExecution | None:
+        """Return the execution of an attempt that is over and left an answer, ``None`` where there is none."""
+        if attempt.output_path is None or not self.has_answer(attempt):
+            return None
+        execution = self.adopt(attempt, GONE)
+        with contextlib.suppress(OSError):
+            execution.started_at = from_micros(os.stat(attempt.output_path).st_mtime_ns // 1000)
         return execution
 
     def child_exit(self, tag: str, pid: int, start_ticks: int, status: int) -> None:

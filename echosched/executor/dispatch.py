@@ -16,6 +16,7 @@ from echosched.model import (
     CallableAction,
     CommandAction,
     HttpAction,
+    Job,
     ProcessIdentity,
     PythonAction,
 )
@@ -69,6 +70,15 @@ class ActionExecutor:
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> Execution:
         """Watch a process that an earlier worker started (see :meth:`CommandExecutor.adopt`)."""
         return self.processes.adopt(attempt, process)
+
+    def past(self, attempt: Attempt) -> Execution | None:
+        """Return the execution of an attempt that is over and left an answer, ``None`` where there is none."""
+        return self.processes.past(attempt)
+
+    def is_traced(self, job: Job) -> bool:
+        """Tell whether attempts of *job* make an output file, by which can be seen that they began."""
+        own_process = isinstance(job.action, HttpAction) and self.options.trace_path is not None
+        return job.policy.output or own_process
 
     def child_exit(self, tag: str, pid: int, start_ticks: int, status: int) -> None:
         """Take an exit from the supervisor (see :meth:`CommandExecutor.child_exit`)."""

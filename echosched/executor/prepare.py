@@ -37,6 +37,9 @@ class Preparer:
         The caller closes ``launch.stdin``.
         """
         process = attempt.job.process
+        if program is not None:
+            # Part of the daemon: it reads what only the daemon's account may, wherever the job would run.
+            process = Process(nice=process.nice)
         process = self._defaults if process is DEFAULT_PROCESS else merge(process, self._defaults)
         account = environment.account_of(process, self._own)
         env = environment.build_environment(

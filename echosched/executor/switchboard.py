@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from echosched.errors import ExecutionError
 from echosched.executor import caller, output
+from echosched.executor.command import GONE
 from echosched.executor.environment import MARK
 from echosched.executor.exchange import resolve
 from echosched.executor.secrets import Redactor
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GONE = ProcessIdentity(0, -1)
-"""Stands for a process that has ended already; no process has this number."""
 _PATIENCE_SECONDS = 5.0
 _PASSED_ON = (
     "PATH",
@@ -91,7 +90,7 @@ class Switchboard:
                 if not await asyncio.to_thread(output.never_started, path):
                     # Somebody killed the caller; the call itself is on its way, or over.
                     found = await asyncio.to_thread(self._home.find, attempt)
-                    return found or _GONE
+                    return found or GONE
                 await asyncio.to_thread(output.unbar, path)
         raise ExecutionError("http: the process that makes calls was killed, twice")
 

@@ -41,6 +41,7 @@ class TaskExecution:
         self._verdict: Result | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._abandoned: asyncio.Event = asyncio.Event()
+        self._left = False
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Result] = self._loop.create_task(
             work, name=f"{attempt.job.name} run {attempt.tag}"
@@ -78,9 +79,16 @@ class TaskExecution:
                 "run %s of %s broke", self.attempt.tag, self.attempt.job.name, exc_info=task.exception()
             )
 
+    def leave(self) -> None:
+        """Drop the work with no result: whoever waits for one waits for ever. For a program about to end."""
+        self._left = True
+        self._task.cancel()
+
     async def wait(self) -> Result:
         """Return how the attempt ended."""
         await self._abandoned.wait()
+        if self._left:
+            await self._loop.create_future()
         if not self._task.done():
             return self._refused()
         if self._task.cancelled():

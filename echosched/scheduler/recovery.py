@@ -1,11 +1,12 @@
 """What a new worker does about runs that an earlier one left behind.
 
-For each row that is still queued or running there are four possible truths:
+For each row that is still queued or running there are five possible truths:
 
 =====================  ==========================================================================
 it runs on             its process is known, or found by its mark: adopt it
-it ended meanwhile     the supervisor kept its exit code: record it
+it ended meanwhile     the supervisor kept its exit code, or it left an answer: record it
 it never began         nothing of it exists (see :attr:`Evidence.began`): start it now
+it ran in the worker   a built-in job ended with it and can be begun anew: do that
 nobody knows           it began and is gone without a trace: ``abandoned``
 =====================  ==========================================================================
 """
@@ -13,7 +14,7 @@ nobody knows           it began and is gone without a trace: ``abandoned``
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -49,6 +50,10 @@ HELD_SECONDS = 1.0
 """A run that was claimed ahead waits for its slot; one that lies further off knew another clock."""
 
 
+async def _not_again(_attempt: Attempt) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What the rest of the system knows of earlier attempts.
@@ -58,6 +63,9 @@ class Evidence:
     *find* looks for a living process that carries the attempt's mark. *began* tells whether the attempt's
     output file exists: it is created by the start itself, so where it is missing nothing was started.
     *adopt* begins to watch a process; its execution answers ``abandoned`` where the exit code is lost.
+    *past* returns the execution of an attempt that ended and left an answer. *traced* tells of a job whether
+    its attempts make an output file at all. *again* tells whether an attempt that began, and is gone, may
+    begin anew (a built-in job ended with the worker it ran in), and makes room for it.
     """
 
     same_boot: bool
@@ -66,6 +74,9 @@ class Evidence:
     began: Callable[[int, int], bool]
     adopt: Callable[[Attempt, ProcessIdentity, datetime | None], Execution]
     output_path: Callable[[int, int], str | None]
+    past: Callable[[Attempt], Execution | None] = lambda attempt: None
+    traced: Callable[[Job], bool] = lambda job: job.policy.output
+    again: Callable[[Attempt], Awaitable[bool]] = _not_again
 
 
 async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
@@ -84,8 +95,16 @@ async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
         process = _process(run, attempt, evidence)
         if process is not None:
             _adopt(scheduler, live, run, evidence.adopt(attempt, process, run.started_at), process)
+        elif (past := evidence.past(attempt)) is not None:
+            _adopt(scheduler, live, run, past, None)
         elif _may_have_begun(run, entry.job, evidence):
-            _abandon(scheduler, live, now, evidence)
+            fresh = now - (run.slot or run.queued_at) <= live.job.policy.catchup_window
+            if fresh and await evidence.again(attempt):
+                log.warning("run %s of %s ended with the worker, and begins anew", run.run, run.job)
+                live.armed = live.exclusive = True
+                scheduler.runs.enlist(live)
+            else:
+                _abandon(scheduler, live, now, evidence)
         else:
             _start_late(scheduler, live, run, now)
 
@@ -149,11 +168,11 @@ def _may_have_begun(run: Run, job: Job, evidence: Evidence) -> bool:
         return False
     # The right to start was durable. After a reboot a missing file proves nothing (it may not have
     # reached the disk), nor does it for a job whose output is discarded.
-    return not evidence.same_boot or not job.policy.output
+    return not evidence.same_boot or not evidence.traced(job)
 
 
 def _adopt(
-    scheduler: Scheduler, live: LiveRun, run: Run, execution: Execution, process: ProcessIdentity
+    scheduler: Scheduler, live: LiveRun, run: Run, execution: Execution, process: ProcessIdentity | None
 ) -> None:
     live.adopted = live.armed = True
     live.execution = execution
@@ -161,7 +180,8 @@ def _adopt(
     if run.started_at is None and live.started_at is not None:
         # The crash came before the start was written; history shall not show a run that never began but ended.
         scheduler.store.started([Started(live.run, live.attempt, live.started_at, process)])
-    scheduler.emit(events.RunAdopted(ts=scheduler.clock.now(), **run_fields(live), pid=process.pid))
+    if process is not None:
+        scheduler.emit(events.RunAdopted(ts=scheduler.clock.now(), **run_fields(live), pid=process.pid))
     scheduler.runs.watch(live)
 
 
