@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from echosched import events
 from echosched.app import evidence
 from echosched.app.daemon import instance_of, supervisor_settings
+from echosched.app.hosts import Surroundings, host_of
 from echosched.app.onstart import fire_on_start
 from echosched.app.outputs import Outputs
 from echosched.app.shipped import program_of, run_builtin
-from echosched.clock import SystemClock, from_micros, rfc3339, to_micros
+from echosched.clock import rfc3339, to_micros
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
 from echosched.control.server import ControlServer
@@ -34,10 +35,7 @@ from echosched.metrics import Metrics
 from echosched.model import HttpAction, ProcessIdentity, State
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
-from echosched.scheduler import AHEAD_SECONDS, Scheduler
-from echosched.scheduler.recovery import Evidence, account_for_blind_time, follow_up, recover
-from echosched.store.resilient import ResilientStore
-from echosched.store.sqlite import SqliteStore
+from echosched.scheduler.recovery import Evidence, follow_up, recover
 from echosched.version import __version__
 
 if TYPE_CHECKING:
@@ -59,9 +57,22 @@ class Worker:
         self.paths = paths
         self.config = config
         self.link = link
-        self.clock = SystemClock()
         self.secrets = SecretResolver()
         self.outputs = Outputs(paths.runs)
+        self.host = host_of(
+            Surroundings(
+                paths=paths,
+                config=config,
+                sink=self,
+                owner=f"{os.uname().nodename}:{link.supervisor_pid}",
+                lenient=link.standby or link.restarts > 0,
+                on_degraded=self._degraded,
+                records=lambda: [entry.record() for entry in self.scheduler.roster.entries.values()],
+                highest_trace=self.outputs.highest_run,
+                resolve=self.secrets,
+            )
+        )
+        self.clock, self.store = self.host.clock, self.host.store
         self.started_at = self.clock.now()
         self.ticks = 0
         self.notifier: Notifier | None = None
@@ -79,16 +90,6 @@ class Worker:
             lenient=True,
         )
         self.metrics = Metrics()
-        self.store = ResilientStore(
-            SqliteStore(paths.db, owner=self._owner(), clock=self.clock),
-            self.clock,
-            self,
-            on_degraded=self._degraded,
-            jobs=lambda: [entry.record() for entry in self.scheduler.roster.entries.values()],
-            highest_trace=self.outputs.highest_run,
-            # A worker that comes back while the disk is full goes on; a daemon is not started on one.
-            lenient=link.standby or link.restarts > 0,
-        )
         _, own = cgroup2()
         self.executor = ActionExecutor(
             ExecutorOptions(
@@ -103,15 +104,12 @@ class Worker:
                 program=lambda attempt: program_of(self, attempt),
             )
         )
-        self.scheduler = Scheduler(
-            store=self.store,
+        self.scheduler = self.host.scheduler(
             executor=self.executor,
-            clock=self.clock,
             sinks=[self.journal, self.metrics],
             max_concurrent=config.daemon.max_concurrent,
             output_path=self.outputs.prepare,
             jitter=jitter_seconds,
-            ahead=AHEAD_SECONDS,
             on_write=self.metrics.store_latency,
             redact=self.secrets.redact,
         )
@@ -123,6 +121,7 @@ class Worker:
             facts=self._facts,
             metrics=self.metrics.snapshot,
             redact=self.secrets.redact,
+            membership=self.host.membership,
         )
         self.server = ControlServer(self.operations, paths.socket, group=_group(config.daemon.control_group))
 
@@ -134,9 +133,6 @@ class Worker:
         self.beat.set_degraded(None if since is None else to_micros(since))
         if since is None and self._blind_is_known:
             self.beat.forget_inherited()
-
-    def _owner(self) -> str:
-        return f"{os.uname().nodename}:{self.link.supervisor_pid}"
 
     async def _start_notifier(self) -> None:
         """Begin to send messages, if anybody wants any: most daemons never import that room."""
@@ -190,15 +186,11 @@ class Worker:
             )
         )
         blind = self.beat.inherited_degraded_micros
-        await self.store.open()
+        await self.host.open(self.config.jobs)
         await self.scheduler.load(self.config.jobs)
         await self._start_notifier()
-        if blind is not None:
-            await account_for_blind_time(self.scheduler, from_micros(blind))
+        await self.host.account(self.beat, blind)
         self._blind_is_known = True
-        if self.store.degraded_since is None:
-            # Not before it is on disk: the worker after this one would catch up what may have run.
-            self.beat.forget_inherited()
         await recover(self.scheduler, await self._evidence())
         await self.server.start()
         self.executor.warm()
@@ -314,20 +306,21 @@ class Worker:
             if isinstance(live.execution, TaskExecution):
                 live.execution.leave()  # it cannot outlive us: the next worker begins it anew
         await self.scheduler.runs.settle()
-        await self._let_go()
+        await self._let_go(gone=False)
         self.link.retired()  # the next worker waits for this: threads and descriptors may end after it
         await self.executor.close()
         self._exit(EX_OK)
 
     async def _close(self) -> None:
         await self.executor.close()
-        await self._let_go()
+        await self._let_go(gone=True)
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, *, gone: bool) -> None:
         """Give up what only one worker can have: socket, messages, store, journal."""
         await self.server.close()
         if self.notifier is not None:
             await self.notifier.close()
+        await self.host.leave(gone=gone)
         await self.store.close()
         self.journal.close()
 
@@ -365,9 +358,7 @@ class Worker:
     # ── facts ─────────────────────────────────────────────────────────────────────────────────
 
     def _facts(self) -> dict[str, Any]:
-        reasons = []
-        if self.store.reason is not None:
-            reasons.append(f"the store cannot be written: {self.store.reason}")
+        reasons = self.host.reasons()
         if self.journal.failing is not None:
             reasons.append(f"the journal cannot be written: {self.journal.failing}")
         parked = [entry.job.name for entry in self.scheduler.roster.entries.values() if entry.parked]
