@@ -174,6 +174,26 @@ class Executor(Protocol):
         """Release threads, sessions and descriptors; leaves processes alone."""
 
 
+class Launcher(Protocol):
+    """What an executor may offer besides ``start``: calls back instead of being awaited.
+
+    In a burst a task for each run costs more than its start.
+    """
+
+    def launch(
+        self,
+        attempt: Attempt,
+        begun: Callable[[Execution], None],
+        refused: Callable[[Exception], None],
+        ended: Callable[[Result], None],
+    ) -> bool:
+        """Start *attempt* beside the loop; ``False``: not this kind of attempt, use ``start``.
+
+        In a later turn of the loop either *refused* is called with the reason, or *begun* and, when it has
+        ended, *ended*.
+        """
+
+
 Secrets = Callable[[str], str]
 """Resolves ``${env:…}`` and ``${file:…}`` in a string; raises ``ExecutionError`` naming what is unset."""
 

@@ -17,7 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -80,17 +80,39 @@ class CommandExecutor:
 
         *program* carries it out, where the job is none of a command or function.
         """
+        future: asyncio.Future[ProcessExecution] = asyncio.get_running_loop().create_future()
+
+        def begun(execution: ProcessExecution) -> None:
+            if future.done():
+                # Whoever asked has gone. The process runs and the supervisor knows it: it is not ours to end.
+                log.warning("run %s: started, but nobody waits for it any more", attempt.run)
+            else:
+                future.set_result(execution)
+
+        def refused(err: Exception) -> None:
+            if not future.done():
+                future.set_exception(err)
+
+        self.launch(attempt, begun, refused, program=program)
+        return await future
+
+    def launch(
+        self,
+        attempt: Attempt,
+        begun: Callable[[ProcessExecution], None],
+        refused: Callable[[Exception], None],
+        ended: Callable[[Result], None] | None = None,
+        *,
+        program: Program | None = None,
+    ) -> None:
+        """Start *attempt* without being awaited (see :class:`echosched.protocols.Launcher`)."""
         self.warm()
-        order = _Order(attempt, self.loop.create_future(), program)
-        self._queue.put(order)
+        self._queue.put(_Order(attempt, begun, refused, ended, program))
         self._starting += 1
         if self._starting >= _BURST and not self._pulsing:
             self._pulsing = True
             self.exits.pause()
             self.loop.call_later(_PULSE_SECONDS, self._pulse)
-        execution = await order.future
-        execution.arm(0.0)
-        return execution
 
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> ProcessExecution:
         """Watch a process that an earlier worker started for *attempt*, to its end.
@@ -233,7 +255,10 @@ class CommandExecutor:
         self._called = False
         while self._calls:
             function, args = self._calls.popleft()
-            function(*args)
+            try:
+                function(*args)
+            except Exception:
+                log.exception("a step of a run broke")  # the others' steps follow all the same
 
     def _pulse(self) -> None:
         # In a burst each start and each exit would wake the loop, and the switches between threads would
@@ -251,16 +276,14 @@ class CommandExecutor:
 
     def _hand_back(self, order: _Order, execution: ProcessExecution) -> None:
         self._starting -= 1
-        if order.future.done():
-            # Whoever asked has gone. The process runs and the supervisor knows it: it is not ours to end.
-            log.warning("run %s: started, but nobody waits for it any more", execution.attempt.run)
-        else:
-            order.future.set_result(execution)
+        execution.arm(0.0)
+        order.begun(execution)
+        if order.ended is not None:
+            execution.then(order.ended)
 
     def _refuse(self, order: _Order, err: Exception) -> None:
         self._starting -= 1
-        if not order.future.done():
-            order.future.set_exception(err)
+        order.refused(err)
 
     def claim_exit(self, process: ProcessIdentity) -> int | None:
         """Return the exit that the supervisor told of *process*, once."""
@@ -417,15 +440,13 @@ class CommandExecutor:
                 log.exception("the supervisor could not be told of the end of %d processes", len(batch))
 
 
+@dataclass(slots=True)
 class _Order:
-    __slots__ = ("attempt", "future", "program")
-
-    def __init__(
-        self, attempt: Attempt, future: asyncio.Future[ProcessExecution], program: Program | None
-    ) -> None:
-        self.attempt = attempt
-        self.future = future
-        self.program = program
+    attempt: Attempt
+    begun: Callable[[ProcessExecution], None]
+    refused: Callable[[Exception], None]
+    ended: Callable[[Result], None] | None
+    program: Program | None
 
 
 def _launch(spawner: Spawner, launch: Launch) -> int:

@@ -19,10 +19,13 @@ from echosched.model import (
     Job,
     ProcessIdentity,
     PythonAction,
+    Result,
 )
 from echosched.protocols import Execution, Executor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from echosched.executor.switchboard import Switchboard
 
 
@@ -66,6 +69,19 @@ class ActionExecutor:
                 if self.options.builtin is None:
                     raise ExecutionError(f"builtin {name}: this program has no built-in jobs")
                 return await self._callable_executor().begin(attempt, self.options.builtin, give_context=True)
+
+    def launch(
+        self,
+        attempt: Attempt,
+        begun: Callable[[Execution], None],
+        refused: Callable[[Exception], None],
+        ended: Callable[[Result], None],
+    ) -> bool:
+        """Start *attempt* without being awaited (:class:`~echosched.protocols.Launcher`): commands and functions."""
+        if not isinstance(attempt.job.action, CommandAction | PythonAction):
+            return False
+        self.processes.launch(attempt, begun, refused, ended)
+        return True
 
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> Execution:
         """Watch a process that an earlier worker started (see :meth:`CommandExecutor.adopt`)."""

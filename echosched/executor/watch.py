@@ -72,7 +72,10 @@ class ExitWatch:
         for pidfd, _ in self._epoll.poll(0, _BATCH):
             callback = self._callbacks.get(pidfd)
             if callback is not None:
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    log.exception("the end of a process could not be dealt with")
 
 
 class Verdict(NamedTuple):
@@ -133,7 +136,7 @@ class ProcessExecution:
         self._patience: asyncio.TimerHandle | None = None
         self._result: Result | None = None
         self._settled = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[Callable[[Result], None]] = []
         self.watched: Watched | None = None  # the output file, in the keeper's eyes
 
     @property
@@ -300,18 +303,22 @@ class ProcessExecution:
         """Set the result; whoever waits goes on."""
         if self._result is None:
             self._result = result
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._waiters.clear()
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter(result)
+
+    def then(self, callback: Callable[[Result], None]) -> None:
+        """Call back with the result, at once if it is known; what :meth:`wait` does without a task."""
+        if self._result is None:
+            self._waiters.append(callback)
+        else:
+            callback(self._result)
 
     async def wait(self) -> Result:
         """Return how the attempt ended, once it and (if it was made to end) its whole tree are gone."""
-        while self._result is None:
-            waiter = self._home.loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
-        return self._result
+        future: asyncio.Future[Result] = self._home.loop.create_future()
+        self.then(lambda result: None if future.done() else future.set_result(result))
+        return await future
 
     def settle(self) -> None:
         """Reap the process, close its descriptor and tell the supervisor; idempotent."""

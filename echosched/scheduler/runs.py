@@ -18,7 +18,7 @@ from echosched import events
 from echosched.errors import ExecutionError, NotFound
 from echosched.model import Attempt, Ended, Result, Run, Started, State
 from echosched.policy import retry
-from echosched.protocols import Clock, Executor, Store
+from echosched.protocols import Clock, Execution, Executor, Store
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.queue import StartQueue
 from echosched.timer import Delay, TimerHeap, call_later
@@ -31,6 +31,10 @@ CROWD = 8
 COLLECT_SECONDS = 0.01
 """While more than a crowd runs, ends are collected for so long before each commit: in a burst every commit
 takes from the starts what it costs, and nobody waits for an end whose place is free already."""
+
+STARTS_FIRST_SECONDS = 0.1
+"""The same while others wait for a place: until they have begun, what can wait does. An ended process is reaped
+only after the commit, so a crash in between loses no exit code."""
 
 
 class Runs:
@@ -61,6 +65,7 @@ class Runs:
         self._store = store
         self._clock = clock
         self._executor = executor
+        self._launch: Callable[..., bool] | None = getattr(executor, "launch", None)
         self._emit = emit
         self._spawn = spawn
         self._on_end = on_end
@@ -127,7 +132,7 @@ class Runs:
         while self.starting and (live := self.queue.take()) is not None:
             self._quiet.clear()
             if live.armed:
-                self._spawn(self._attempt(live))
+                self._begin(live)
                 continue
             if not self._unarmed:
                 self._spawn(self._arm())
@@ -139,29 +144,38 @@ class Runs:
         await self._store.starting([live.run for live in batch])
         for live in batch:
             live.armed = True
-            self._spawn(self._attempt(live))
+            self._begin(live)
 
     # ── an attempt ────────────────────────────────────────────────────────────────────────────
 
-    async def _attempt(self, live: LiveRun) -> None:
+    def _begin(self, live: LiveRun) -> None:
         """Carry out one attempt, from spawn to result. Nothing that a job does may escape from here."""
+        soon = asyncio.get_running_loop().call_soon
         if live.cancelled is not None:  # before it began
-            self._ended(live, Result(live.cancelled[0], error=live.cancelled[1]))
+            soon(self._ended, live, Result(live.cancelled[0], error=live.cancelled[1]))
             return
         try:
-            result = await self._execute(live)
-        except ExecutionError as error:
-            result = Result(State.FAILED, error=str(error))
-        except Exception as error:
-            log.exception("run %s of %s: the attempt broke", live.run, live.job.name)
-            result = Result(State.FAILED, error=f"internal error: {type(error).__name__}: {error}")
-        self._ended(live, result)
+            path = self._output_path(live.run, live.attempt) if live.job.policy.output else None
+            attempt = Attempt(live.run, live.job, live.slot, live.attempt, live.trigger, path)
+            steps = (partial(self._begun, live), partial(self._refused, live), partial(self._ended, live))
+            if self._launch is not None and self._launch(attempt, *steps):
+                return
+        except Exception as error:  # noqa: BLE001 - told as the reason
+            soon(self._refused, live, error)
+            return
+        self._spawn(self._carry_out(live, attempt))
 
-    async def _execute(self, live: LiveRun) -> Result:
-        policy = live.job.policy
-        path = self._output_path(live.run, live.attempt) if policy.output else None
-        attempt = Attempt(live.run, live.job, live.slot, live.attempt, live.trigger, path)
-        execution = await self._executor.start(attempt)
+    async def _carry_out(self, live: LiveRun, attempt: Attempt) -> None:
+        try:
+            execution = await self._executor.start(attempt)
+            self._begun(live, execution)
+            result = await execution.wait()
+        except Exception as error:  # noqa: BLE001 - told as the reason
+            self._refused(live, error)
+        else:
+            self._ended(live, result)
+
+    def _begun(self, live: LiveRun, execution: Execution) -> None:
         live.execution = execution
         live.started_at = execution.started_at
         process = execution.process
@@ -170,8 +184,15 @@ class Runs:
         self._emit(events.RunStart(ts=execution.started_at, **run_fields(live), pid=pid))
         if live.cancelled is not None:
             state, reason = live.cancelled
-            execution.cancel(reason, state=state, kill_after=policy.kill_after)
-        return await execution.wait()
+            execution.cancel(reason, state=state, kill_after=live.job.policy.kill_after)
+
+    def _refused(self, live: LiveRun, error: Exception) -> None:
+        if isinstance(error, ExecutionError):
+            reason = str(error)
+        else:
+            log.error("run %s of %s: the attempt broke", live.run, live.job.name, exc_info=error)
+            reason = f"internal error: {type(error).__name__}: {error}"
+        self._ended(live, Result(State.FAILED, error=reason))
 
     async def _follow(self, live: LiveRun) -> None:
         assert live.execution is not None  # noqa: S101  (watch() is called with one)
@@ -211,7 +232,7 @@ class Runs:
         try:
             while self._ends:
                 if self.queue.placed > CROWD:
-                    await asyncio.sleep(COLLECT_SECONDS)
+                    await asyncio.sleep(STARTS_FIRST_SECONDS if self.queue.waiting else COLLECT_SECONDS)
                 batch, self._ends = self._ends, []
                 begun = self._clock.monotonic()
                 recorded = await self._store.finish([ended for _, ended in batch])

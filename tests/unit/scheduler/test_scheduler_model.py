@@ -307,6 +307,7 @@ async def test_two_years_of_two_hundred_jobs_with_crashes_at_any_write_lose_and_
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "COLLECT_SECONDS", 0)  # no time passes here but the clock's
+    monkeypatch.setattr(runs, "STARTS_FIRST_SECONDS", 0)
     world = World(seed)
     jobs = mixed_jobs(200 if seed == 1 else 40, world.chance)
     await world.store.open()
