@@ -56,6 +56,8 @@ async def program_of(worker: Worker, attempt: Attempt) -> Program | None:
     action = attempt.job.action
     if not isinstance(action, BuiltinAction) or action.name not in IN_A_PROCESS:
         return None
+    if worker.config.cluster is not None or worker.store.reason is not None:
+        return None  # the file is not the whole truth: that lies elsewhere, or in the worker's memory
     paths = worker.paths
     told = Surroundings(
         name=action.name,

@@ -16,13 +16,17 @@ _OUTPUT = re.compile(r"(\d+)\.(\d+)(?:\..*)?")
 def write_whole(path: Path, text: str) -> int:
     """Write *text* to *path* (0640) so that a reader sees the old file or the new one; return its bytes."""
     data = text.encode("utf-8", "backslashreplace")
-    part = path.with_name(f".{path.name}.part")
-    with contextlib.suppress(FileNotFoundError):
-        part.unlink()
+    # A name of its own: another run may be writing the same file now, in another process.
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-    with open(fd, "wb") as file:
-        file.write(data)
-    part.replace(path)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
     return len(data)
 
 

@@ -2,56 +2,271 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
 import signal
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from echosched.model import Claim, State, Trigger
+from echosched.store.sqlite import SqliteStore
+
 from .conftest import House, eventually
 
+FUNCTIONS = """
+import asyncio, os, time
+
+def work(seconds):
+    print("working", flush=True)
+    time.sleep(seconds)
+    return {"slept": seconds}
+
+async def wait(seconds):
+    print("waiting", flush=True)
+    await asyncio.sleep(seconds)
+    raise ValueError("waited for nothing")
+"""
+
+
+@dataclass
+class Kind:
+    """A kind of job: what it does for ``{t}`` seconds and what must be in the history afterwards."""
+
+    does: str
+    output: str
+    state: str = "succeeded"
+    exit_code: int | None = 0
+    signal: int | None = None
+    error: str | None = None
+
+
 KINDS = {
-    # name: (command, exit code, output)
-    "quick": ("echo quick", 0, "quick\n"),
-    "slow": ("echo a; sleep {t}; echo b", 0, "a\nb\n"),
-    "fails": ("sleep {t}; echo no >&2; exit 5", 5, "no\n"),
-    "dies": ("echo dying; sleep {t}; kill -USR1 $$; sleep 9", None, "dying\n"),
-    "tree": ("(sleep {t}; echo child) & wait; echo done", 0, "child\ndone\n"),
+    "quick": Kind('command = "echo quick"', "quick\n"),
+    "slow": Kind('command = "echo a; sleep {t}; echo b"', "a\nb\n"),
+    "fails": Kind('command = "sleep {t}; echo no >&2; exit 5"', "no\n", "failed", 5, error="exit code 5"),
+    "dies": Kind(
+        'command = "echo dying; sleep {t}; kill -USR1 $$; sleep 9"',
+        "dying\n",
+        "failed",
+        None,
+        signal.SIGUSR1,
+        "killed by signal 10 (SIGUSR1)",
+    ),
+    "tree": Kind('command = "(sleep {t}; echo child) & wait; echo done"', "child\ndone\n"),
+    "direct": Kind('command = ["/bin/sleep", "{t}"]', ""),
+    "call": Kind(
+        'http = "{url}/{name}/{t}"', "HTTP/1.0 200 OK\nX-Job: {name}\n\nhello {name}\n", exit_code=None
+    ),
+    "refused": Kind(
+        'http = {{ url = "{url}/{name}/{t}?refuse", method = "POST", body = "x" }}',
+        "HTTP/1.0 503 Busy\nX-Job: {name}\n\nhello {name}\n",
+        "failed",
+        None,
+        error="HTTP status 503 Busy (expected 2xx)",
+    ),
+    "unheard": Kind('output = false\nhttp = "{url}/{name}/{t}"', "", exit_code=None),
+    "function": Kind(
+        'python = "functions:work"\nargs = [{t}]\ncwd = "{home}"',
+        'working\nreturn value: {{"slept": {t}}}\n',
+    ),
+    "coroutine": Kind(
+        'python = "functions:wait"\nargs = [{t}]\ncwd = "{home}"',
+        "waiting\n…\nechosched: ValueError: waited for nothing\n",
+        "failed",
+        1,
+        error="ValueError: waited for nothing",
+    ),
+    "brief": Kind('builtin = "brief"', "# EchoSched brief…", exit_code=None),
+    "report": Kind('builtin = "report"', "# EchoSched report…", exit_code=None),
+    "selfheal": Kind('builtin = "selfheal"', "orphaned output files removed: 0…", exit_code=None),
+    "retention": Kind('builtin = "retention"', "runs: 0\n…", exit_code=None),
 }
+LENGTHS = (0.2, 1, 4, 8)
+
+
+class Server(ThreadingHTTPServer):
+    """Answers ``/JOB/SECONDS`` after so many seconds and counts what came."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        _, job, seconds = path.split("/")
+        self.server.requests[job] += 1
+        time.sleep(float(seconds))
+        self.send_response_only(503 if query else 200, "Busy" if query else None)
+        self.send_header("X-Job", job)
+        self.end_headers()
+        self.wfile.write(f"hello {job}\n".encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def matches(output: str, wanted: str) -> bool:
+    """Tell whether *output* is what was *wanted*; an ellipsis there stands for anything."""
+    before, dots, after = wanted.partition("…")
+    return output.startswith(before) and output.endswith(after) if dots else output == wanted
+
+
+def fifty(house: House, server: Server, rng: random.Random) -> dict[str, Kind]:
+    """Define fifty jobs of mixed kinds and lengths, due at the start; return what must come of each."""
+    (house.directory / "functions.py").write_text(FUNCTIONS)
+    lines, wanted = ["[daemon]\nmax_restarts = 100\n[defaults]\noverlap = 'allow'\n"], {}
+    kinds = [*KINDS, *rng.choices(sorted(KINDS), k=50 - len(KINDS))]
+    for n, name in enumerate(kinds):
+        kind, job = KINDS[name], f"{name}{n}"
+        given = {"t": rng.choice(LENGTHS), "url": server.url, "name": job, "home": house.directory}
+        lines.append(f'[job.{job}]\nschedule = "@boot"\n{kind.does.format(**given)}\n')
+        wanted[job] = Kind(
+            "", kind.output.format(**given), kind.state, kind.exit_code, kind.signal, kind.error
+        )
+    house.write("".join(lines))
+    return wanted
+
+
+def assert_nothing_happened(house: House, server: Server, wanted: dict[str, Kind]) -> None:
+    """Check that each job's one run ended as if the worker had lived on."""
+    eventually(lambda: not house.history("--state", "queued,running"))
+    rows = {row["job"]: row for row in house.history()}
+    for job, kind in wanted.items():
+        row = rows[job]
+        seen = (row["state"], row["exit_code"], row["signal"], row["error"])
+        assert seen == (kind.state, kind.exit_code, kind.signal, kind.error), row
+        assert row["attempt"] == 1, row
+        file = house.directory / "runs" / "000" / f"{row['run']}.1.log"
+        assert file.exists() == (not job.startswith("unheard"))
+        output = file.read_text() if file.exists() else ""
+        assert matches(output, kind.output), (job, output)
+    assert len(house.history()) == len(wanted)
+    called = [job for job in wanted if job.startswith(("call", "refused", "unheard"))]
+    assert server.requests == Counter(dict.fromkeys(called, 1))
+    assert not list((house.directory / "runs").rglob("*.answer*"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_fifty_mixed_jobs_end_as_if_the_worker_had_never_been_killed(house: House) -> None:
-    rng = random.Random(20261121)
-    lines, wanted = ["[daemon]\nmax_restarts = 100\n[defaults]\noverlap = 'allow'\n"], {}
-    for n in range(50):
-        kind = rng.choice(sorted(KINDS))
-        command, code, output = KINDS[kind]
-        name = f"{kind}{n}"
-        lines.append(
-            f'[job.{name}]\nschedule = "@boot"\ncommand = "{command.format(t=rng.choice([0.2, 1, 4, 8]))}"\n'
-        )
-        wanted[name] = (code, output)
-    house.write("".join(lines))
+@pytest.mark.parametrize("blow", ["kill", "upgrade"])
+def test_fifty_mixed_jobs_end_as_if_the_worker_had_lived_on(house: House, server: Server, blow: str) -> None:
+    seed = int(os.environ.get("ECHOSCHED_SEED", "20261121"))
+    rng = random.Random(f"{seed} {blow}")
+    wanted = fifty(house, server, rng)
     house.ok("start")
     for _ in range(4):
-        time.sleep(rng.uniform(0.3, 1.5))
+        time.sleep(rng.uniform(0.1, 1.5))
         worker = eventually(lambda: house.worker_pid)
-        os.kill(worker, signal.SIGKILL)
+        if blow == "kill":
+            os.kill(worker, signal.SIGKILL)
+        else:
+            house.ok("upgrade")
         eventually(lambda worker=worker: house.worker_pid not in (0, worker))
     eventually(lambda: house.status["health"] == "ok")
-    for name, (code, output) in wanted.items():
-        row = house.last(name)
-        assert row["exit_code"] == code, row
-        assert row["state"] == ("succeeded" if code == 0 else "failed"), row
-        assert row["signal"] == (signal.SIGUSR1 if code is None else None), row
-        assert house.ok("output", str(row["run"])) == output
-    assert len(house.history()) == 50
-    assert house.status["restarts"] == 4
+    assert_nothing_happened(house, server, wanted)
+    assert house.status["restarts"] == (4 if blow == "kill" else 0)
+
+
+def test_calls_outlive_the_whole_daemon(house: House, server: Server) -> None:
+    house.write(
+        f"""
+        [job.short]
+        http = "{server.url}/short/0.5"
+        [job.busy]
+        http = "{server.url}/busy/0.5?refuse"
+        [job.long]
+        http = "{server.url}/long/6"
+        """
+    )
+    house.ok("start")
+    for job in ("short", "busy", "long"):
+        house.ok("run", job)
+    eventually(lambda: len(server.requests) == 3)
+    os.kill(house.pid, signal.SIGKILL)  # and the worker goes with it
+    time.sleep(1.0)
+    house.ok("start")
+    rows = {job: house.last(job) for job in ("short", "busy", "long")}
+    assert {job: (row["state"], row["error"]) for job, row in rows.items()} == {
+        "short": ("succeeded", None),
+        "busy": ("failed", "HTTP status 503 Busy (expected 2xx)"),
+        "long": ("succeeded", None),
+    }
+    assert server.requests == Counter(short=1, busy=1, long=1)
+    assert house.ok("output", str(rows["long"]["run"])).endswith("hello long\n")
+
+
+def test_a_brief_knows_the_jobs_in_force_not_a_file_nobody_reloaded(house: House) -> None:
+    house.write('[job.brief]\nbuiltin = "brief"\n[job.tock]\nschedule = "every 1h"\ncommand = "true"\n')
+    house.ok("start")
+    house.write("[nonsense]\n")
+    row = house.outcome("brief")
+    assert (row["state"], row["exit_code"], row["error"]) == ("succeeded", None, None)
+    assert "| tock |" in house.ok("output", str(row["run"]))
+    assert (house.directory / "reports" / "brief.html").exists()
+
+
+async def fill(house: House, rows: int) -> None:
+    """Put old runs into the database of a daemon that is not running."""
+    store = SqliteStore(house.directory / "echosched.db")
+    await store.open()
+    at = datetime.now(UTC) - timedelta(days=90)
+    for first in range(0, rows, 1000):
+        slots = [at + timedelta(seconds=first + n) for n in range(1000)]
+        await store.claim(
+            [Claim("old", slot, Trigger.SCHEDULE, State.SKIPPED, slot, "long ago") for slot in slots]
+        )
+    await store.close()
+
+
+@pytest.mark.parametrize("blow", ["kill", "upgrade"])
+def test_a_builtin_job_that_ended_with_the_worker_begins_anew(house: House, blow: str) -> None:
+    asyncio.run(fill(house, 8_000))
+    house.write('[job.keep]\nbuiltin = "retention"\n')
+    house.ok("start")
+    house.ok("run", "keep")
+    eventually(lambda: house.events("retention_start"))
+    worker = house.worker_pid
+    if blow == "kill":
+        os.kill(worker, signal.SIGKILL)
+    else:
+        house.ok("upgrade")
+    eventually(lambda: house.events("run_end"))
+    assert len(house.events("retention_start")) == 2, "it was over before the worker was"
+    row = house.last("keep")
+    assert (row["state"], row["attempt"], row["error"]) == ("succeeded", 1, None)
+    assert house.ok("output", str(row["run"])).count("runs: ") == 1
+    assert len(house.history()) == 1
 
 
 def test_an_upgrade_keeps_jobs_running_and_loses_no_slot(house: House) -> None:

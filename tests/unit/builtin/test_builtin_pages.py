@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from echosched.builtin import load
+from echosched.builtin.files import write_whole
 from echosched.builtin.page import STYLE, lasting, md, md_pre, md_table
 from echosched.errors import ExecutionError
 from echosched.model import State
@@ -254,3 +257,14 @@ async def test_reports_that_cannot_be_written_are_the_runs_reason(make, tmp_path
 def test_an_unknown_builtin_is_named():
     with pytest.raises(ExecutionError, match="'breif' is none"):
         load("breif")
+
+
+def test_two_runs_may_write_one_file_at_the_same_time(tmp_path: Path) -> None:
+    texts = [f"{n}" * 20_000 for n in range(8)]
+    threads = [threading.Thread(target=write_whole, args=(tmp_path / "brief.md", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "brief.md").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["brief.md"]

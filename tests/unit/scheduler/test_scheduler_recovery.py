@@ -102,6 +102,47 @@ async def test_a_marked_process_is_found_where_no_pid_was_recorded(scene: Scene)
     assert len(scene.adopted) == 1
 
 
+async def test_an_answer_left_behind_is_the_outcome(scene: Scene) -> None:
+    await scene.leave(State.RUNNING)
+    answer = Result(State.FAILED, error="HTTP status 503")
+    scene.facts.update(
+        same_boot=False,
+        began=lambda run, attempt: True,
+        past=lambda attempt: ScriptedExecution(attempt, START + MINUTE, answer),
+    )
+    await scene.recover()
+    [run] = await scene.rig.store.history(job="job")
+    assert (run.state, run.error) == (State.FAILED, "HTTP status 503")
+    assert scene.rig.sink.of(events.RunAdopted) == []
+    assert scene.rig.executor.slots == []
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_what_ended_with_the_worker_begins_anew_if_it_may(scene: Scene, allowed: bool) -> None:
+    asked = []
+
+    async def again(attempt: Attempt) -> bool:
+        asked.append(attempt.tag)
+        return allowed
+
+    number = await scene.leave(State.RUNNING)
+    scene.facts.update(began=lambda run, attempt: True, again=again)
+    await scene.recover()
+    assert asked == [f"{number}.1"]
+    [run] = await scene.rig.store.history(job="job")
+    assert run.attempt == 1
+    assert run.state is (State.SUCCEEDED if allowed else State.ABANDONED)
+
+
+async def test_a_file_proves_the_start_of_what_discards_its_output_only_where_it_makes_one(
+    scene: Scene,
+) -> None:
+    await scene.leave(State.RUNNING, output=False)
+    scene.facts["traced"] = lambda job: True
+    await scene.recover()
+    assert await scene.state() is State.SUCCEEDED
+
+
 async def test_what_never_began_is_started_now(scene: Scene) -> None:
     await scene.leave(State.RUNNING)
     await scene.recover()
