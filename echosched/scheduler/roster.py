@@ -74,9 +74,26 @@ class Roster:
                 self.followers.setdefault(entry.job.after.job, []).append(entry)
 
     def arm_all(self) -> None:
-        """Work out every entry's next slot."""
+        """Work out every entry's next slot. Call once, before any other is armed."""
+        # Many lines of a crontab share one schedule, and those first seen together one cursor.
+        known: dict[tuple[int, datetime], datetime | None] = {}
+        armed: list[tuple[float, Entry]] = []
         for entry in self.entries.values():
-            self.arm(entry)
+            entry.slot = None
+            if not entry.waits or entry.schedule is None:
+                continue
+            question = (id(entry.schedule), entry.cursor_at)
+            if question not in known:
+                try:
+                    known[question] = entry.schedule.next_after(entry.cursor_at)
+                except Exception as error:
+                    log.exception("job %s: its schedule failed", entry.job.name)
+                    self.park(entry, f"its schedule failed: {error}")
+                    continue
+            entry.slot = known[question]
+            if entry.slot is not None:
+                armed.append((self.due_at(entry, entry.slot) - self._ahead, entry))
+        self.heap.fill(armed)
 
     def _admit(self, job: Job, record: JobRecord | None, now: datetime) -> Entry:
         entry = Entry(job, record, now)

@@ -99,12 +99,12 @@ def run_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-def job_row(record: JobRecord) -> tuple[Any, ...]:
-    """Return *record* as a row of :data:`JOB_COLUMNS` without the last."""
+def job_row(record: JobRecord, at: Instants) -> tuple[Any, ...]:
+    """Return *record* as a row of :data:`JOB_COLUMNS` without the last; *at* is shared by the rows of a batch."""
     return (
         text(record.name),
-        to_micros(record.cursor_at),
-        micros(record.anchor_at),
+        at[record.cursor_at],
+        at[record.anchor_at],
         record.timing,
         int(record.enabled),
         int(record.paused),

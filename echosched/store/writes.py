@@ -131,7 +131,8 @@ def _with_attempt(row: Sequence[Any], end: Ended) -> str:
 def save_jobs(connection: sqlite3.Connection, records: Iterable[JobRecord]) -> None:
     """Insert or replace job records, all but ``last_run``."""
     # By name, so that a record that comes twice is written once, as the later says.
-    rows = {record.name: job_row(record) for record in records}
+    at = Instants()
+    rows = {record.name: job_row(record, at) for record in records}
     write_rows(connection, "save_jobs", list(rows.values()))
 
 

@@ -42,6 +42,26 @@ def test_the_heap_behaves_like_a_dictionary_of_due_times(operations: list[tuple[
         assert [at for at, _ in heap.soonest(3)] == sorted(model.values())[:3]
 
 
+@given(st.lists(st.integers(0, 100)), OPS)
+def test_a_heap_that_was_filled_at_once_behaves_like_one_that_grew(
+    dues: list[int], operations: list[tuple[str, int, int]]
+) -> None:
+    filled: TimerHeap[int] = TimerHeap()
+    grown: TimerHeap[int] = TimerHeap()
+    filled.fill((due, item) for item, due in enumerate(dues))
+    for item, due in enumerate(dues):
+        grown.push(item, due)
+    for operation, item, when in operations:
+        for heap in (filled, grown):
+            if operation == "push":
+                heap.push(item, when)
+            elif operation == "discard":
+                heap.discard(item)
+        if operation == "pop":
+            assert filled.pop_due(when) == grown.pop_due(when)
+        assert filled.soonest(5) == grown.soonest(5)
+
+
 async def test_a_timerfd_wakes_at_its_instant_and_not_before() -> None:
     woken: asyncio.Queue[float] = asyncio.Queue()
     wakeup = TimerfdWakeup(asyncio.get_running_loop(), lambda: woken.put_nowait(time.time()))
