@@ -254,19 +254,50 @@ class Fleet:
             slot for task in self.tasks.values() if (slot := _latest(task.schedule, until)) is not None
         )
         micros = (latest - EPOCH) // timedelta(microseconds=1)
-        eventually(caught_up, seconds)
+        try:
+            eventually(caught_up, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"not calm within {seconds:g} s:\n{self.condition(micros)}") from error
         return latest
+
+    def condition(self, micros: int) -> str:
+        """Return what each host says of itself and what is not accounted for up to *micros*: for whoever debugs."""
+        lines = []
+        for host in self.hosts:
+            document = host.status
+            reasons = "; ".join(document.get("reasons") or [])
+            lines.append(f"{host.name}: {document['health']} {reasons} {document.get('runs')}")
+        with contextlib.suppress(psycopg.Error):
+            behind = self.query(
+                "SELECT name, cursor_at - %s FROM jobs WHERE cursor_at < %s", [micros, micros]
+            )
+            lines.append(f"behind: {behind[:10]} ({len(behind)} jobs)")
+            waiting = self.query(
+                "SELECT state, owner, queue, count(*), min(run) FROM runs WHERE ended_at IS NULL AND slot <= %s"
+                " GROUP BY 1, 2, 3",
+                [micros],
+            )
+            lines += [f"waiting: {row}" for row in waiting]
+            tickets = self.query(
+                "SELECT j.status, j.queue_name, j.attempts, j.scheduled_at, r.run, r.job, r.attempt, r.blocked"
+                " FROM runs AS r LEFT JOIN procrastinate_jobs AS j ON j.args ->> 'run' = r.run::text"
+                " WHERE r.ended_at IS NULL AND r.state = 'queued' AND r.slot <= %s LIMIT 20",
+                [micros],
+            )
+            lines += [f"ticket: {row}" for row in tickets]
+        return "\n".join(lines)
 
     def account(self, until: datetime, *, since: datetime | None = None) -> Tally:
         """Compare what should have happened with what did."""
-        rows = self.rows()
-        for row in rows:
-            if row.slot is not None and row.slot > until and row.state in ("queued", "running"):
-                row.state, row.error = "cancelled", "left to the next daemon"
+        # What came due after "until" belongs to nobody's account yet, unless a job was there twice.
+        rows = [row for row in self.rows() if row.slot is None or row.slot <= until]
+        marks = read_marks(self.marks)
+        later = Counter({key: count for key, count in marks.items() if key[1] > until})
         schedules = {name: task.schedule for name, task in self.tasks.items()}
         account = compare(
-            schedules, rows, read_marks(self.marks), until=until, since=since, repeatable=self.repeatable
+            schedules, rows, marks - later, until=until, since=since, repeatable=self.repeatable
         )
+        account.doubled += [(job, slot) for (job, slot, _), count in later.items() if count > 1]
         tally = Tally(account)
         ends: Counter[tuple[int, int]] = Counter()
         for host in self.hosts:

@@ -1,0 +1,268 @@
+"""Two hosts with one set of jobs, as an operator sees them: who runs what, labels, drain, remove, roll-outs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import eventually
+
+from .conftest import MakeFleet
+from .fleet import EXACT, Fleet, Host, Task
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+
+def seconds(count: int, rest: str = "", keys: str = EXACT) -> dict[str, Task]:
+    return {f"j{n}": Task("* * * * * *", rest, keys) for n in range(count)}
+
+
+def owners(fleet: Fleet, *, after: int = 0, job: str = "%") -> Counter[str]:
+    """Return how many runs each instance started, of those with a number above *after*."""
+    return Counter(
+        dict(
+            fleet.query(
+                "SELECT owner, count(*) FROM runs WHERE run > %s AND job LIKE %s AND started_at IS NOT NULL"
+                " GROUP BY 1",
+                [after, job],
+            )
+        )
+    )
+
+
+def newest(fleet: Fleet) -> int:
+    return int(fleet.query("SELECT coalesce(max(run), 0) FROM runs")[0][0])
+
+
+def instance(host: Host, name: str) -> dict[str, Any]:
+    """Return what *host* says of the instance *name*."""
+    [row] = [row for row in host.json("cluster", "status")["instances"] if row["name"] == name]
+    return dict(row)
+
+
+def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(3)
+    fleet.furnish(seconds(30) | {"long": Task("* * * * * *", "sleep 1.5")})
+    fleet.start()
+    first = fleet.hosts[0]
+    eventually(lambda: len(owners(fleet)) == 3)
+    mark = newest(fleet)
+    eventually(lambda: owners(fleet, after=mark).total() > 300)
+    shares = owners(fleet, after=mark)
+    even = shares.total() / 3
+    assert all(abs(count - even) <= 0.2 * even for count in shares.values()), shares
+
+    document = first.json("cluster", "status")
+    assert document["instance"] == "host-0"
+    assert fleet.server.dsn("cluster").partition(":")[2][:20] not in str(document)
+    rows = {row["name"]: row for row in document["instances"]}
+    assert set(rows) == {"host-0", "host-1", "host-2"}
+    for row in rows.values():
+        assert row["alive"]
+        assert not row["differs"]
+        assert row["jobs"] == 31
+        assert row["lag_seconds"] is not None
+    assert sum(len(row["runs"]) for row in rows.values()) >= 1
+    assert {row["owner"] for row in first.history("long")} <= set(rows) | {None}
+
+    shown = first.ok("cluster", "status")
+    assert "host-0 *" in shown
+    assert "run of" not in shown
+    status = first.status
+    assert [row["name"] for row in status["cluster"]["instances"]] == ["host-0", "host-1", "host-2"]
+    assert "3 alive" in first.ok("status")
+    table = first.ok("history", "-n", "40").splitlines()
+    assert table[0].split()[-2:] == ["ON", "ERROR"]
+    assert any("host-1" in line for line in table)
+
+    until = fleet.calm_down()
+    fleet.account(until).hold()
+
+
+def test_a_drained_host_starts_nothing_until_it_may_again(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2)
+    fleet.furnish(seconds(10) | {"long": Task("* * * * * *", "sleep 2")})
+    fleet.start()
+    first, second = fleet.hosts
+    eventually(lambda: len(owners(fleet)) == 2)
+    said = first.ok("cluster", "drain", "host-1", "--wait")
+    assert said == "host-1 starts no more runs, and all that it ran have ended\n"
+    assert instance(second, "host-1")["draining"]
+    mark = newest(fleet)
+    eventually(lambda: owners(fleet, after=mark)["host-0"] > 30)
+    assert owners(fleet, after=mark)["host-1"] == 0
+    # It stays so over a restart: that is what one drains for.
+    second.ok("restart")
+    mark = newest(fleet)
+    eventually(lambda: owners(fleet, after=mark)["host-0"] > 30)
+    assert owners(fleet, after=mark)["host-1"] == 0
+    assert "drained" in second.ok("cluster", "status")
+    assert second.ok("cluster", "drain", "--undo") == "host-1 starts runs again\n"
+    eventually(lambda: owners(fleet, after=mark)["host-1"] > 10)
+    fleet.account(fleet.calm_down()).hold()
+
+
+def test_a_dead_hosts_runs_are_found_and_it_can_be_removed(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2, heartbeat="1s", lease="3s")
+    retry = EXACT + 'on_abandoned = "retry"\n'
+    fleet.furnish(
+        {"left": Task("* * * * * *", "sleep 4"), "again": Task("* * * * * *", "sleep 4", retry)},
+        repeatable=["again"],
+    )
+    fleet.start()
+    first, second = fleet.hosts
+    eventually(lambda: len(owners(fleet, job="left")) == 2 and len(owners(fleet, job="again")) == 2)
+    refused = first.run("cluster", "remove", "host-1")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("echoschedd: instance host-1: it is alive (stop it first")
+    assert "is this one" in first.run("cluster", "remove", "host-0").stderr
+    assert first.run("cluster", "remove", "nobody").returncode != 0
+
+    # A machine that is gone: all its processes at once.
+    worker = second.find_worker()
+    assert worker is not None
+    for pid in (second.pid, worker):
+        os.kill(pid, signal.SIGKILL)
+    died = time.monotonic()
+    lost = fleet.query("SELECT run, job FROM runs WHERE state = 'running' AND owner = 'host-1'")
+    assert lost
+    runs = [run for run, _ in lost]
+
+    def found() -> bool:
+        rows = fleet.query("SELECT job, state, owner, attempt FROM runs WHERE run = ANY(%s)", [runs])
+        return all(
+            state == "abandoned" if job == "left" else attempt == 2 and owner == "host-0"
+            for job, state, owner, attempt in rows
+        )
+
+    eventually(found, 3 + 10 + 10)  # lease + 10 s; and the machine may be busy
+    print(f"a dead host's runs were found after {time.monotonic() - died:.1f} s (lease 3 s)")
+    assert "host-1 gives no sign of life" in first.ok("cluster", "status")
+    assert first.ok("cluster", "remove", "host-1") == "host-1 is forgotten; its runs stay in the history\n"
+    assert [row["name"] for row in first.json("cluster", "status")["instances"]] == ["host-0"]
+    assert "host-1" in {row["owner"] for row in first.history("left")}
+    fleet.account(fleet.calm_down()).hold()
+
+
+def test_a_job_with_labels_runs_where_they_are_offered(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2)
+    tasks = {
+        "anywhere": Task("* * * * * *"),
+        "gpu": Task("* * * * * *", "", EXACT + 'labels = ["gpu"]\n'),
+        "both": Task("* * * * * *", "", EXACT + 'labels = ["eu", "gpu"]\n'),
+    }
+    fleet.furnish(tasks, hosts=fleet.hosts[:1], cluster='labels = ["eu"]\n')
+    fleet.furnish(tasks, hosts=fleet.hosts[1:], cluster='labels = ["gpu", "eu"]\n')
+    fleet.start()
+    eventually(lambda: owners(fleet, job="both").total() > 4 and len(owners(fleet, job="anywhere")) == 2)
+    assert set(owners(fleet, job="gpu")) == {"host-1"}
+    assert set(owners(fleet, job="both")) == {"host-1"}
+    assert instance(fleet.hosts[0], "host-1")["labels"] == ["eu", "gpu"]
+    fleet.account(fleet.calm_down()).hold()
+
+
+def test_two_definitions_of_a_job_work_side_by_side_while_one_is_rolled_out(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2)
+    log = fleet.directory / "versions"
+    old, new = (
+        {"job": Task("* * * * * *", f'echo "{word} $ECHOSCHED_SLOT" >> {log}')} for word in ("old", "new")
+    )
+    fleet.furnish(old)
+    fleet.start()
+    first, second = fleet.hosts
+    eventually(lambda: len(owners(fleet)) == 2)
+    assert not instance(first, "host-1")["differs"]
+    fleet.furnish(new, hosts=[second])
+    second.ok("reload")
+
+    def sides() -> dict[str, set[str]]:
+        """Return definition → instances that ran it."""
+        by_slot = {slot: word for word, slot in (line.split() for line in log.read_text().splitlines())}
+        found: dict[str, set[str]] = {}
+        for row in first.history("job"):
+            if row["slot"] in by_slot:
+                found.setdefault(by_slot[row["slot"]], set()).add(row["owner"])
+        return found
+
+    eventually(lambda: "new" in sides())
+    told = [row["name"] for row in first.json("cluster", "status")["instances"] if row["differs"] == ["job"]]
+    assert len(told) == 1  # of two that differ, one differs from "most"
+    assert "defines otherwise than most: job" in first.ok("status")
+    # Whatever was decided by one definition is run by it: what is new never runs on the old host.
+    eventually(lambda: sides().get("new", set()) == {"host-1"})
+    fleet.furnish(new, hosts=[first])
+    first.ok("reload")
+    eventually(lambda: sides()["new"] == {"host-0", "host-1"})
+    eventually(lambda: not any(row["differs"] for row in first.json("cluster", "status")["instances"]))
+    fleet.account(fleet.calm_down()).hold()
+
+
+def test_the_database_may_be_away_and_jobs_are_caught_up_when_it_is_back(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2)
+    fleet.furnish(seconds(3) | {"long": Task("*/5 * * * * *", "sleep 6")})
+    fleet.start()
+    first, _second = fleet.hosts
+    eventually(lambda: len(owners(fleet)) == 2)
+    eventually(lambda: fleet.query("SELECT 1 FROM runs WHERE job = 'long' AND state = 'running'"))
+    fleet.server.stop()
+    eventually(lambda: first.status["health"] == "degraded", 20)
+    shown = first.run("status").stdout
+    assert "degraded" in shown
+    assert fleet.server.dsn("x")[20:40] not in shown
+    begun = time.monotonic()
+    first.run("status")
+    assert time.monotonic() - begun < 10
+    refused = first.run("cluster", "status")
+    assert refused.returncode != 0
+    assert len(refused.stderr.splitlines()) == 1
+    time.sleep(5.0)
+    fleet.server.start()
+    for host in fleet.hosts:
+        eventually(lambda host=host: host.status["health"] == "ok")
+    until = fleet.calm_down()
+    tally = fleet.account(until)
+    tally.hold()
+    assert tally.account.abandoned == 0, "what ran on while the database was away ended, and was written down"
+    for host in fleet.hosts:
+        assert len(host.events("store_degraded")) == len(host.events("store_recovered")) == 1
+
+
+def test_a_host_that_is_cut_off_keeps_its_jobs_starts_no_new_ones_and_reports_when_back(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = make_fleet(2, heartbeat="1s", lease="20s")
+    fleet.furnish(seconds(4) | {"long": Task("* * * * * *", "sleep 6")})
+    fleet.start()
+    _first, second = fleet.hosts
+    eventually(
+        lambda: fleet.query("SELECT 1 FROM runs WHERE job='long' AND state='running' AND owner='host-1'")
+    )
+    second.way.cut()
+    running = [
+        run
+        for (run,) in fleet.query(
+            "SELECT run FROM runs WHERE job='long' AND state='running' AND owner='host-1'"
+        )
+    ]
+    time.sleep(8.0)
+    assert second.status["health"] == "degraded"
+    begun = [event["run"] for event in second.events("run_start")]
+    time.sleep(2.0)
+    assert [event["run"] for event in second.events("run_start")] == begun, (
+        "it started something while cut off"
+    )
+    assert fleet.query("SELECT 1 FROM runs WHERE run > %s AND owner = 'host-0'", [max(running)])
+    second.way.join()
+    eventually(lambda: second.status["health"] == "ok")
+
+    def reported() -> bool:
+        rows = fleet.query("SELECT state, owner FROM runs WHERE run = ANY(%s)", [running])
+        return all(row == ("succeeded", "host-1") for row in rows)
+
+    eventually(reported)
+    fleet.account(fleet.calm_down()).hold()
