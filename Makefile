@@ -15,12 +15,12 @@ MADE := $(VENV)/.made
 DEV := $(VENV)/.made-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit torture bench clean run-brief run-selfheal run-report retention status stop docs
+.PHONY: help run test check unit torture torture-cluster bench bench-cluster clean run-brief run-selfheal run-report retention status stop docs
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,4p'
 	@echo
-	@echo "also: check unit torture bench docs clean; with a scheduler running:"
+	@echo "also: check unit torture torture-cluster bench bench-cluster docs clean; with a scheduler running:"
 	@echo "      status stop run-brief run-report run-selfheal retention"
 
 $(MADE): pyproject.toml
@@ -65,11 +65,19 @@ test: $(DEV)
 	$(BIN)/lint-imports --config setup.cfg --no-cache
 	$(BIN)/python -m pytest tests
 
+torture-cluster: $(DEV)
+	ECHOSCHED_DEEP=1 $(BIN)/python -m pytest -s --timeout=3600 tests/cluster/test_cluster_chaos.py
+
 torture: $(DEV)
 	ECHOSCHED_DEEP=1 $(BIN)/python -m pytest -s --timeout=3600 tests/torture
 
 bench: $(DEV)
 	$(BIN)/python bench/run.py
+
+bench-cluster: $(DEV)
+	$(BIN)/python bench/cluster.py peers
+	$(BIN)/python bench/cluster.py rates
+	$(BIN)/python bench/cluster.py store
 
 docs: $(DEV)
 	$(BIN)/python docs/api/make.py build/api
