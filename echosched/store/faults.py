@@ -29,6 +29,11 @@ def primary_code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    """Tell whether *error* says that the disk has no room left."""
+    return primary_code(error) == sqlite3.SQLITE_FULL
+
+
 def translate(error: sqlite3.Error, path: str) -> StoreError:
     """Return what *error* means for the database at *path*, in a line for the operator.
 

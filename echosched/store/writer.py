@@ -11,7 +11,9 @@ Background work (pruning) is taken only when nothing else waits, one piece for e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 
 from echosched.errors import StoreError, StoreUnavailable
 from echosched.model import Started
-from echosched.store.faults import translate, wants_new_connection
+from echosched.store.faults import is_full, translate, wants_new_connection
 from echosched.store.writes import note_starts
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,11 @@ Work = Callable[[sqlite3.Connection], Any]
 _MOST_STARTS = 20_000  # kept while they cannot be written; beyond that the oldest are forgotten
 _CHECKPOINT_ROWS = 4_000
 _CHECKPOINT_COMMITS = 250
+# A commit takes some 25 KiB of the log, which only a checkpoint lets be used anew. Where room is short, the
+# log itself would fill the disk, and the file could not grow any more to take in what the log holds: there
+# the writer makes the checkpoint itself. Beside commits that never pause none would ever get to the end.
+_SHORT_OF_ROOM_BYTES = 16 << 20
+_SHORT_OF_ROOM_COMMITS = 12
 
 
 @dataclass(slots=True)
@@ -125,6 +132,7 @@ class Writer:
                 if group or starts:
                     self._run(group, starts)
                     self._deliver(group)
+                self._save_room()
                 self._maybe_checkpoint()
         finally:
             self._disconnect()
@@ -160,6 +168,8 @@ class Writer:
             self._failing = False
         except sqlite3.Error as error:
             self._fail(group, starts, translate(error, self._path), reconnect=wants_new_connection(error))
+            if is_full(error):
+                self._commits = _CHECKPOINT_COMMITS  # the log's own room may do for the next try
         except StoreError as error:  # the connection could not be opened
             self._fail(group, starts, error, reconnect=True)
         except OSError as error:  # nor could the files beside it be looked at
@@ -233,10 +243,28 @@ class Writer:
             self._commits = 0
             self._after_burst()
 
+    def _save_room(self) -> None:
+        connection = self._connection
+        if connection is None or self._commits < _SHORT_OF_ROOM_COMMITS or not self._is_short_of_room():
+            return
+        self._commits = 0
+        # One that fails loses nothing: the log keeps the commits.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _is_short_of_room(self) -> bool:
+        try:
+            disk = os.statvfs(self._path)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < _SHORT_OF_ROOM_BYTES
+
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = self._connect()
             self._rows_seen = self._connection.total_changes
+            # A new file lies in the log alone, and a worker that was killed left a long one.
+            self._commits = _CHECKPOINT_COMMITS
         return self._connection
 
     def _disconnect(self) -> None:

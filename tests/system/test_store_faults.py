@@ -231,6 +231,20 @@ async def test_a_full_disk_stops_no_claim_and_everything_is_written_when_there_i
 
 @needs_root
 @pytest.mark.root
+async def test_the_log_of_a_database_does_not_fill_a_small_disk(mounted):
+    """A commit takes several pages of the log: 300 of them would take megabytes if none were used anew."""
+    disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    store, sink = resilient(disk / "echosched.db")
+    await store.open()
+    for minute in range(300):
+        await store.finish(ends_of(await store.claim(claims_of(minute, 2))))
+    assert not sink.events
+    assert len(await store.history(limit=1000)) == 600
+    await store.close()
+
+
+@needs_root
+@pytest.mark.root
 async def test_a_worker_can_start_on_a_full_disk_after_another_was_killed(mounted):
     """The log still holds what was committed; there is no room even for the shared memory."""
     disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -12,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 from tests.system.conftest import eventually
 
 from .driver import Ordeal
-from .oracle import read_marks
+from .oracle import EPOCH, Account, read_marks
 from .syscalls import Injection, alive
 
 DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
@@ -88,8 +88,10 @@ def ran_since(ordeal: Ordeal, instant: datetime) -> int:
     return sum(slot > instant for _, slot, _ in read_marks(ordeal.marks))
 
 
-def ran_on(ordeal: Ordeal, instant: datetime) -> bool:
-    return ran_since(ordeal, instant) >= 3
+def wait_for_runs(ordeal: Ordeal, count: int, since: datetime | None = None) -> None:
+    """Wait until *count* jobs were there for slots that came after *since* (default: now)."""
+    instant = datetime.now(UTC) if since is None else since
+    eventually(lambda: ran_since(ordeal, instant) >= count)
 
 
 def health(ordeal: Ordeal) -> str:
@@ -100,21 +102,42 @@ def degraded(ordeal: Ordeal) -> bool:
     return bool(ordeal.status["degraded_since"])
 
 
+def begin(ordeal: Ordeal) -> None:
+    """Start a daemon, and wait until it runs jobs."""
+    ordeal.furnish(JOBS, followers=False)
+    ordeal.ok("start")
+    wait_for_runs(ordeal, 3, EPOCH)
+
+
+def end(ordeal: Ordeal, what: str, *, blind: bool = False) -> Account:
+    """Let all be caught up, stop, and print the account, in which nothing may be lost or doubled."""
+    account = ordeal.account(ordeal.calm_down(), blind=blind)
+    print(f"\n{what}: {account.line}")
+    account.hold()
+    return account
+
+
 def on_disk(ordeal: Ordeal, disk: Path) -> None:
     """Put database and journal on *disk*; all else stays in the home."""
     ordeal.database = disk / "echosched.db"
     ordeal.environ |= {"ECHOSCHED_DB": str(ordeal.database), "ECHOSCHED_LOG": str(disk / "echosched.log")}
 
 
-def fill_up(disk: Path) -> Path:
+@contextlib.contextmanager
+def full(ordeal: Ordeal, disk: Path) -> Iterator[None]:
+    """Leave no room on *disk*, also none in the log of the database: somebody reads what is in it."""
     filler = disk / "filler"
-    with open(filler, "wb", buffering=0) as file:
-        try:
+    reader = sqlite3.connect(f"file:{ordeal.database}?mode=ro", uri=True)
+    try:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM runs").fetchall()
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        except OSError:
-            pass
-    return filler
+        yield
+    finally:
+        reader.close()
+        filler.unlink(missing_ok=True)
 
 
 @needs_strace
@@ -128,21 +151,15 @@ def fill_up(disk: Path) -> Path:
 )
 @pytest.mark.timeout(240)
 def test_errors_of_the_disk_stop_no_job_and_no_row_is_missing_afterwards(ordeal: Ordeal, fault: str) -> None:
-    ordeal.furnish(JOBS, followers=False)
-    ordeal.ok("start")
-    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    begin(ordeal)
     worker = eventually(ordeal.find_worker)
     injection = Injection(worker, fault + ":when=1+")
     eventually(lambda: degraded(ordeal))
-    begun = datetime.now(UTC)
-    eventually(lambda: ran_since(ordeal, begun) >= 6)
+    wait_for_runs(ordeal, 6)
     injection.close()
     eventually(lambda: health(ordeal) == "ok")
     assert ordeal.find_worker() == worker
-    account = ordeal.account(ordeal.calm_down())
-    print(f"\n{fault}: {account.line}")
-    account.hold()
-    assert account.abandoned == 0
+    assert end(ordeal, fault).abandoned == 0
     assert [event["event"] for event in ordeal.journal if "store" in event["event"]] == [
         "store_degraded",
         "store_recovered",
@@ -153,9 +170,7 @@ def test_errors_of_the_disk_stop_no_job_and_no_row_is_missing_afterwards(ordeal:
 @pytest.mark.timeout(240)
 def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) -> None:
     """Nobody can know what ran: those slots end as abandoned, and are not caught up."""
-    ordeal.furnish(JOBS, followers=False)
-    ordeal.ok("start")
-    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    begin(ordeal)
     for _ in range(6 if DEEP else 2):
         worker = eventually(ordeal.find_worker)
         injection = Injection(worker, "fdatasync:error=EIO:when=1+")
@@ -165,10 +180,7 @@ def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) ->
         injection.close()
         eventually(lambda: health(ordeal) == "ok")
         time.sleep(1)
-    account = ordeal.account(ordeal.calm_down(), blind=True)
-    print(f"\nkilled while degraded {ordeal.worker_kills} times: {account.line}")
-    account.hold()
-    assert account.abandoned > 0
+    assert end(ordeal, f"killed while degraded {ordeal.worker_kills} times", blind=True).abandoned > 0
 
 
 @pytest.mark.timeout(240)
@@ -177,27 +189,20 @@ def test_on_a_full_disk_worker_daemon_and_starts_may_die_and_nothing_is_doubled(
 ) -> None:
     disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
     on_disk(ordeal, disk)
-    ordeal.furnish(JOBS, followers=False)
+    begin(ordeal)
+    with full(ordeal, disk):
+        eventually(lambda: degraded(ordeal))
+        wait_for_runs(ordeal, 3)
+        for _ in range(3 if DEEP else 1):
+            ordeal.kill_worker()  # the next one begins on a full disk, and goes on
+            eventually(lambda: ordeal.find_worker() is not None and degraded(ordeal))
+            wait_for_runs(ordeal, 3)
+        ordeal.kill_supervisor(restart=False)
+        refused = ordeal.run("start")
+        assert refused.returncode == 1
+        assert "full" in refused.stderr
     ordeal.ok("start")
-    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
-    filler = fill_up(disk)
-    eventually(lambda: degraded(ordeal))
-    begun = datetime.now(UTC)
-    eventually(lambda: ran_since(ordeal, begun) >= 3)
-    for _ in range(3 if DEEP else 1):
-        ordeal.kill_worker()  # the next one begins on a full disk, and goes on
-        eventually(lambda: ordeal.find_worker() is not None and degraded(ordeal))
-        eventually(partial(ran_on, ordeal, datetime.now(UTC)))
-    ordeal.kill_supervisor(restart=False)
-    refused = ordeal.run("start")
-    assert refused.returncode == 1
-    assert "full" in refused.stderr
-    filler.unlink()
-    ordeal.ok("start")
-    account = ordeal.account(ordeal.calm_down(), blind=True)
-    print(f"\nfull disk, worker and supervisor killed: {account.line}")
-    account.hold()
-    assert account.abandoned > 0
+    assert end(ordeal, "full disk, worker and supervisor killed", blind=True).abandoned > 0
 
 
 @pytest.mark.timeout(240)
@@ -206,20 +211,14 @@ def test_a_daemon_stopped_on_a_full_disk_says_so_and_the_next_one_doubles_nothin
 ) -> None:
     disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
     on_disk(ordeal, disk)
-    ordeal.furnish(JOBS, followers=False)
+    begin(ordeal)
+    with full(ordeal, disk):
+        eventually(lambda: degraded(ordeal))
+        wait_for_runs(ordeal, 3)
+        ordeal.ok("stop")
+        assert "could not be written" in ordeal.out
     ordeal.ok("start")
-    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
-    filler = fill_up(disk)
-    eventually(lambda: degraded(ordeal))
-    begun = datetime.now(UTC)
-    eventually(lambda: ran_since(ordeal, begun) >= 3)
-    ordeal.ok("stop")
-    assert "could not be written" in ordeal.out
-    filler.unlink()
-    ordeal.ok("start")
-    account = ordeal.account(ordeal.calm_down(), blind=True)
-    print(f"\nstopped on a full disk: {account.line}")
-    account.hold()
+    end(ordeal, "stopped on a full disk", blind=True)
 
 
 @pytest.mark.timeout(240)
@@ -233,19 +232,14 @@ def test_a_filesystem_that_goes_read_only_stops_no_job(
     if not trigger.exists():
         pytest.skip("this kernel cannot be asked for a filesystem error")
     on_disk(ordeal, disk)
-    ordeal.furnish(JOBS, followers=False)
-    ordeal.ok("start")
-    eventually(lambda: ran_since(ordeal, datetime.fromtimestamp(0, UTC)) > 2)
+    begin(ordeal)
     trigger.write_text("a test wants this filesystem read-only\n")
     eventually(lambda: degraded(ordeal))
-    begun = datetime.now(UTC)
-    eventually(lambda: ran_since(ordeal, begun) >= 4)
+    wait_for_runs(ordeal, 4)
     ordeal.ok("stop")
     mount_anew(image, disk, check=True)
     ordeal.ok("start")
-    account = ordeal.account(ordeal.calm_down(), blind=True)
-    print(f"\nread-only, repaired, mounted anew: {account.line}")
-    account.hold()
+    end(ordeal, "read-only, repaired, mounted anew", blind=True)
 
 
 @pytest.mark.timeout(300)
@@ -291,6 +285,4 @@ def test_after_a_power_cut_what_was_reported_is_there_and_nothing_is_doubled(
         connection.commit()
         connection.close()
     ordeal.ok("start")
-    account = ordeal.account(ordeal.calm_down(), blind=True)
-    print(f"\npower cuts {4 if DEEP else 2}: {len(reported)} rows reported before, {account.line}")
-    account.hold()
+    end(ordeal, f"power cuts {4 if DEEP else 2}: {len(reported)} rows reported before", blind=True)
