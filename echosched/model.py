@@ -135,10 +135,14 @@ class HttpAction:
 
 @dataclass(frozen=True, slots=True)
 class PythonAction:
-    """Call ``module:function`` in a process of its own; a coroutine function is awaited there."""
+    """Call ``module:function`` in a process of its own; a coroutine function is awaited there.
+
+    One that calls ``sys.exit`` with one of *success_codes* has succeeded too.
+    """
 
     target: str
     args: tuple[Any, ...] = ()
+    success_codes: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True)

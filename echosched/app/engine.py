@@ -24,7 +24,7 @@ from echosched.config.secrets import SecretResolver
 from echosched.daemon import lock, proc
 from echosched.errors import AlreadyRunning, StoreError
 from echosched.executor import ActionExecutor, ExecutorOptions
-from echosched.model import Job, State
+from echosched.model import Job
 from echosched.protocols import Clock, EventSink, Store
 from echosched.schedule import jitter_seconds
 from echosched.scheduler import Scheduler
@@ -121,8 +121,7 @@ class Engine:
             await asyncio.wait((stopping, hurry), return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
         if impatient is not None and not stopping.done():
-            for live in self.scheduler.runs.running():
-                self.scheduler.runs.cancel_live(live, State.CANCELLED, "the scheduler was stopped")
+            self.scheduler.runs.stop_all()
         try:
             await stopping
             self.emit(events.Shutdown(ts=self.clock.now(), signal=None, pid=os.getpid()))

@@ -32,7 +32,7 @@ from echosched.executor.cgroup import cgroup2
 from echosched.executor.task import TaskExecution
 from echosched.journal import Journal
 from echosched.metrics import Metrics
-from echosched.model import HttpAction, ProcessIdentity, State
+from echosched.model import HttpAction, ProcessIdentity
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler.recovery import Evidence, follow_up, recover
@@ -282,8 +282,7 @@ class Worker:
 
     def _stop(self, message: Message) -> None:
         if message.immediate:
-            for live in self.scheduler.runs.running():
-                self.scheduler.runs.cancel_live(live, State.CANCELLED, "the scheduler was stopped")
+            self.scheduler.runs.stop_all()
         if self._stopping is None:
             if self.link.supervisor_pid == os.getpid():  # --no-supervise: nobody else would tell
                 now = self.clock.now()

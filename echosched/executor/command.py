@@ -35,7 +35,7 @@ from echosched.executor.prepare import Preparer
 from echosched.executor.spawn import Launch, Spawner
 from echosched.executor.tree import Census, Undertaker
 from echosched.executor.watch import ExitWatch, ProcessExecution
-from echosched.model import Attempt, CommandAction, ProcessIdentity, Result, State
+from echosched.model import Attempt, CommandAction, ProcessIdentity, PythonAction, Result, State
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +296,7 @@ class CommandExecutor:
     def judge(self, attempt: Attempt, exit_code: int) -> Result:
         """Return what *exit_code* means for *attempt*."""
         action = attempt.job.action
-        wanted = action.success_codes if isinstance(action, CommandAction) else (0,)
+        wanted = action.success_codes if isinstance(action, CommandAction | PythonAction) else (0,)
         if exit_code in wanted:
             return Result(State.SUCCEEDED, exit_code)
         meaning = ""

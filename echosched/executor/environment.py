@@ -127,7 +127,9 @@ def build_environment(
     last what identifies the attempt, which a job cannot override.
     """
     env = {MARK: "", **base}  # the mark first: it is looked for in every process's environment
-    env["HOME"], env["SHELL"], env["USER"] = account.home, account.shell, account.name
+    env["HOME"], env["SHELL"] = account.home, account.shell
+    # Both names: LOGNAME is what POSIX knows and cron sets, USER what people write.
+    env["USER"] = env["LOGNAME"] = account.name
     env["TZ"] = attempt.job.timezone
     if process.env_file is not None:
         env.update(read_env_file(resolve(process.env_file)))

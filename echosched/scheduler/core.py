@@ -150,8 +150,7 @@ class Scheduler:
         """Quiesce, wait *grace* seconds for running jobs, then cancel what is left; all ends are recorded."""
         await self.quiesce()
         if not await self.runs.drain(grace):
-            for live in self.runs.running():
-                self.runs.cancel_live(live, State.CANCELLED, "the scheduler was stopped")
+            self.runs.stop_all()
             await self.runs.drain(60.0)
 
     async def apply(self, jobs: Mapping[str, Job], *, max_concurrent: int | None = None) -> events.Reload:

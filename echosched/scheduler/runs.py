@@ -16,7 +16,7 @@ from typing import Any
 
 from echosched import events
 from echosched.errors import ExecutionError, NotFound
-from echosched.model import Attempt, Ended, Result, Run, Started, State
+from echosched.model import Attempt, CommandAction, Ended, PythonAction, Result, Run, Started, State
 from echosched.policy import retry
 from echosched.protocols import Clock, Execution, Executor, Store
 from echosched.scheduler.entries import LiveRun
@@ -26,6 +26,8 @@ from echosched.timer import Delay, TimerHeap, call_later
 log = logging.getLogger(__name__)
 
 OutputPath = Callable[[int, int], str | None]
+
+STOPPED = "the scheduler was stopped"
 
 CROWD = 8
 COLLECT_SECONDS = 0.01
@@ -207,6 +209,8 @@ class Runs:
 
     def _ended(self, live: LiveRun, result: Result) -> None:
         now = self._clock.now()
+        if live.cancelled == (State.CANCELLED, STOPPED) and _finished(live, result):
+            result = replace(result, state=State.SUCCEEDED, error=None)
         if result.error:
             # A program that is not found, or an exception's words, may hold what a reference resolved to; from
             # here the reason goes to the store, the journal and every message.
@@ -308,6 +312,11 @@ class Runs:
             raise NotFound(f"run {run}: not queued or running (echoschedd history shows what it came to)")
         self.cancel_live(live, State.CANCELLED, reason)
 
+    def stop_all(self) -> None:
+        """End all attempts under way. One that ends with success nevertheless, by itself, has succeeded."""
+        for live in self.running():
+            self.cancel_live(live, State.CANCELLED, STOPPED)
+
     def cancel_live(self, live: LiveRun, state: State, reason: str) -> None:
         """End *live* with *state* and *reason*; a second call changes nothing."""
         if live.cancelled is not None:
@@ -353,6 +362,14 @@ class Runs:
         except TimeoutError:
             return False
         return True
+
+
+def _finished(live: LiveRun, result: Result) -> bool:
+    """Tell whether a command or function that was told to end has ended as it does when it succeeds."""
+    action = live.job.action
+    if isinstance(action, CommandAction | PythonAction):
+        return result.exit_code in action.success_codes
+    return False
 
 
 def run_fields(live: LiveRun) -> dict[str, Any]:

@@ -378,3 +378,60 @@ def test_boot_jobs_do_not_fire_again_over_an_upgrade(house: House) -> None:
     house.ok("upgrade")
     time.sleep(1)
     assert len(house.history("boot")) == 1
+
+
+def test_a_job_that_ends_with_success_when_the_daemon_stops_has_succeeded(house: House) -> None:
+    (house.directory / "leaves.py").write_text(
+        "import signal, sys, time\n"
+        "def work():\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = "trap 'echo put away; exit {code}' TERM; echo up; sleep 60 & wait"
+    house.write(
+        f"""
+        [daemon]
+        grace = "0s"
+        [job.tidy]
+        command = "{command.format(code=0)}"
+        [job.other]
+        success_codes = [0, 7]
+        command = "{command.format(code=7)}"
+        [job.upset]
+        command = "{command.format(code=3)}"
+        [job.deaf]
+        command = "echo up; sleep 60"
+        [job.function]
+        success_codes = [4]
+        cwd = "{house.directory}"
+        python = "leaves:work"
+        """
+    )
+    wanted = {
+        "tidy": ("succeeded", 0, None),
+        "other": ("succeeded", 7, None),
+        "upset": ("cancelled", 3, "the scheduler was stopped"),
+        "deaf": ("cancelled", None, "the scheduler was stopped"),
+        "function": ("succeeded", 4, None),
+    }
+    house.ok("start")
+    for job in wanted:
+        house.ok("run", job)
+    logs = house.directory / "runs" / "000"
+    eventually(lambda: [log.read_text() for log in logs.glob("*.log")] == ["up\n"] * len(wanted))
+    house.ok("stop")
+    house.ok("start")
+    rows = {row["job"]: (row["state"], row["exit_code"], row["error"]) for row in house.history()}
+    assert rows == wanted
+
+
+def test_a_cancelled_job_is_cancelled_whatever_it_answers(house: House) -> None:
+    house.write("[job.tidy]\ncommand = \"trap 'exit 0' TERM; echo up; sleep 60 & wait\"\n")
+    house.ok("start")
+    house.ok("run", "tidy")
+    eventually(lambda: (house.directory / "runs" / "000" / "1.1.log").exists())
+    eventually(lambda: (house.directory / "runs" / "000" / "1.1.log").read_text())
+    house.ok("cancel", "1")
+    row = house.last("tidy")
+    assert (row["state"], row["exit_code"]) == ("cancelled", 0)

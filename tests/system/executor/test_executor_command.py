@@ -175,7 +175,7 @@ async def test_the_environment_is_clean(rig: Rig, monkeypatch: pytest.MonkeyPatc
     await execution.wait()
     env = dict(line.split("=", 1) for line in rig.output(attempt).splitlines())
     assert set(env) == {
-        "PATH", "HOME", "LANG", "SHELL", "USER", "TZ",
+        "PATH", "HOME", "LANG", "SHELL", "USER", "LOGNAME", "TZ",
         "ECHOSCHED_JOB", "ECHOSCHED_RUN", "ECHOSCHED_SLOT", "ECHOSCHED_ATTEMPT", "ECHOSCHED_MARK",
     }  # fmt: skip
     assert env["TZ"] == "Europe/Berlin"
