@@ -46,6 +46,21 @@ def describe(job: Job, redact: Callable[[str], str]) -> dict[str, Any]:
     }
 
 
+RECENT = 20
+"""How many of a job's latest runs tell its usual duration."""
+
+
+def recent_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what the latest *runs* (newest first) were like: ``recent``, oldest first, and the usual duration."""
+    return {
+        "recent": [
+            {"run": run.run, "state": str(run.state), "duration_seconds": run.duration_seconds}
+            for run in reversed(runs)
+        ],
+        "usual_duration_seconds": usual_duration(runs),
+    }
+
+
 def usual_duration(runs: Sequence[Run]) -> float | None:
     """Return the median duration in seconds of the succeeded ones among *runs*, ``None`` without any."""
     durations = sorted(

@@ -15,16 +15,14 @@ from echosched.errors import NotFound, UsageError
 from echosched.model import Run, State, Trigger
 from echosched.operations.arguments import bounded, optional_instant, state_named, whole_number
 from echosched.operations.cluster import ClusterOperations, Membership
-from echosched.operations.description import describe, usual_duration
+from echosched.operations.description import RECENT, describe, recent_runs, usual_duration
 from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
 from echosched.operations.slots import MAX_SLOTS, slot_row, slots_of
 from echosched.operations.views import MAX_ROWS, Views, live_row
 from echosched.scheduler import Entry, Scheduler
 
 FOLLOW_SECONDS = 0.2
-RECENT = 20
-"""How many of a job's latest runs tell its usual duration."""
-
+MAX_RECENT = 500
 
 Reloader = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
 OutputPath = Callable[[int, int], str | None]
@@ -146,13 +144,14 @@ class Operations(Views, ClusterOperations):
         if details:
             document |= describe(job, self._redact)
             recent = await self._scheduler.store.history(job=job.name, limit=RECENT)
-            document["recent"] = [
-                {"run": run.run, "state": str(run.state), "duration_seconds": run.duration_seconds}
-                for run in reversed(recent)
-            ]
-            document["usual_duration_seconds"] = usual_duration(recent)
+            document |= recent_runs(recent)
             document["running"] = [live_row(live) for live in entry.active.values()]
         return document
+
+    async def recent(self, jobs: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return what the latest runs of each of *jobs* were like, by job."""
+        history = self._scheduler.store.history
+        return {job: recent_runs(await history(job=job, limit=RECENT)) for job in jobs[:MAX_RECENT]}
 
     async def next(self, job: str | None = None, n: int = 10) -> list[dict[str, Any]]:
         """Return the *n* coming slots, of *job* or of all jobs, as ``{job, at, local}``."""

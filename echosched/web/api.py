@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +17,14 @@ from echosched.protocols import Clock, Facts
 from echosched.web import answers
 from echosched.web.backend import Backend
 from echosched.web.endpoints import Answer, Call
+from echosched.web.joblist import page_of
 from echosched.web.live import EventHub
-from echosched.web.reads import SharedReads
+from echosched.web.reads import Same, SharedReads
 
 logger = logging.getLogger(__name__)
 
 _READY_SECONDS = 3.0
+_RECENT_AT_ONCE = 200
 _ACTIVE = (State.QUEUED, State.RUNNING)
 
 
@@ -43,6 +45,16 @@ class Api:
             return await self._backend.call(op, **args)
         finally:
             self.reads.forget()
+
+    async def _shared(
+        self, name: str, what: tuple[Any, ...], make: Callable[[], Awaitable[Facts]]
+    ) -> web.Response:
+        """Answer what *make* returns, encoded once for all who ask the same at about the same time."""
+
+        async def encoded() -> bytes:
+            return answers.encode({"ok": True, **await make()})
+
+        return answers.ready(await self.reads.share((name, *what), encoded))
 
     # ── the scheduler ─────────────────────────────────────────────────────────────────────────
 
@@ -85,18 +97,42 @@ class Api:
 
     # ── jobs ──────────────────────────────────────────────────────────────────────────────────
 
-    async def jobs(self, call: Call) -> Answer:
-        """List jobs, by name, a page at a time."""
-        jobs = sorted(await self.reads.ask("jobs"), key=lambda job: str(job["name"]))
-        total = len(jobs)
-        if call["q"]:
-            wanted = call["q"].casefold()
-            jobs = [job for job in jobs if wanted in f"{job['name']} {job.get('description', '')}".casefold()]
-        if call["after"] is not None:
-            jobs = [job for job in jobs if str(job["name"]) > call["after"]]
-        page = jobs[: call["limit"]]
-        more = page[-1]["name"] if page and len(jobs) > len(page) else None
-        return Answer({"data": page, "total": total, "next": more})
+    async def jobs(self, call: Call) -> web.Response:
+        """List jobs, a page at a time, each with how its latest runs went."""
+        after = call["after"]
+        how = {
+            "text": call["q"],
+            "only": call["only"],
+            # Pages behind a name go by name.
+            "sort": call["sort"] if after is None else "name",
+            "down": call["down"] if after is None else False,
+            "after": after,
+            "offset": call["offset"],
+            "limit": call["limit"],
+        }
+
+        jobs = await self.reads.ask("jobs")
+
+        async def make() -> Facts:
+            page = page_of(jobs, **how)
+            rows = await self._with_recent(page.jobs) if call["recent"] else page.jobs
+            more = page.found > call["offset"] + len(rows)
+            return {
+                "data": rows,
+                "total": page.total,
+                "found": page.found,
+                "counts": page.counts,
+                "next": rows[-1]["name"] if rows and more and how["sort"] == "name" else None,
+            }
+
+        return await self._shared("jobs", (Same(jobs), *how.values(), call["recent"]), make)
+
+    async def _with_recent(self, jobs: list[Facts]) -> list[Facts]:
+        found: dict[str, Facts] = {}
+        names = [job["name"] for job in jobs]
+        for at in range(0, len(names), _RECENT_AT_ONCE):
+            found |= await self._backend.call("recent", jobs=names[at : at + _RECENT_AT_ONCE])
+        return [{**job, **found.get(job["name"], {})} for job in jobs]
 
     async def job(self, call: Call) -> Answer:
         """Answer one job."""
@@ -145,21 +181,25 @@ class Api:
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────
 
-    async def runs(self, call: Call) -> Answer:
+    async def runs(self, call: Call) -> web.Response:
         """List runs, newest first; ``next`` is the ``before_run`` of the following page."""
         since, until = call["since"], call["until"]
-        page = await self.reads.ask(
-            "history",
-            job=call["job"],
-            n=call["limit"],
-            states=call["state"] or (),
-            since=None if since is None else rfc3339(since),
-            until=None if until is None else rfc3339(until),
-            before_run=call["before_run"],
-        )
-        return Answer({"data": page, "next": page[-1]["run"] if len(page) == call["limit"] else None})
+        wanted = {
+            "job": call["job"],
+            "n": call["limit"],
+            "states": call["state"] or (),
+            "since": None if since is None else rfc3339(since),
+            "until": None if until is None else rfc3339(until),
+            "before_run": call["before_run"],
+        }
 
-    async def job_history(self, call: Call) -> Answer:
+        async def make() -> Facts:
+            page = await self._backend.call("history", **wanted)
+            return {"data": page, "next": page[-1]["run"] if len(page) == call["limit"] else None}
+
+        return await self._shared("history", tuple(wanted.values()), make)
+
+    async def job_history(self, call: Call) -> web.Response:
         """List a job's runs, also those of one that is no longer configured."""
         return await self.runs(call)
 
@@ -183,7 +223,7 @@ class Api:
         await self._change("cancel", run=call["run"])
         return Answer({"status": f"Cancelling run {call['run']}"})
 
-    async def timeline(self, call: Call) -> Answer:
+    async def timeline(self, call: Call) -> web.Response:
         """Answer the runs and coming slots between two instants (default: a day back, a day ahead)."""
         now = self._clock.now().replace(second=0, microsecond=0)
         two_days = timedelta(hours=48)
@@ -193,8 +233,13 @@ class Api:
             raise UsageError("from, to: the end lies before the start")
         # More than a picture can show is not asked for; the answer says what it covers.
         end = min(end, start + timedelta(days=32))
-        data = await self.reads.ask("timeline", start=rfc3339(start), end=rfc3339(end))
-        return Answer({"data": {"from": rfc3339(start), "to": rfc3339(end), **data}})
+        first, last = rfc3339(start), rfc3339(end)
+
+        async def make() -> Facts:
+            found = await self._backend.call("timeline", start=first, end=last)
+            return {"data": {"from": first, "to": last, **found}}
+
+        return await self._shared("timeline", (first, last), make)
 
     # ── events ────────────────────────────────────────────────────────────────────────────────
 

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from echosched.errors import Conflict, NotRunning, Unreachable
+from echosched.clock import SystemClock
+from echosched.errors import Conflict, NotRunning, StoreError, Unreachable
 from echosched.journal.read import Follower, afollow, parse
 from echosched.protocols import Facts
 from echosched.web.lifecycle import Lifecycle
 from echosched.web.offline import Records
+from echosched.web.roster import Roster
 from echosched.web.settings import WebSettings
+from echosched.web.stored import StoredReads
+
+logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_SECONDS = 20.0
 CALLS_AT_ONCE = 8
+STATUS_SECONDS = 1.0
 RESUME_LIMIT_BYTES = 2 * 1024 * 1024
 
 
@@ -72,9 +79,33 @@ class DaemonBackend:
         self._client = AsyncControlClient(settings.paths.socket)
         self._turn = asyncio.Semaphore(CALLS_AT_ONCE)
         self._records = Records(settings.paths)
+        self._stored = StoredReads(settings.paths.db, self._ask)
+        self._roster = Roster(self._ask)
+        self._clock = SystemClock()
+        self._status: tuple[float, Facts] | None = None
         self._lifecycle = Lifecycle(settings, self.status)
 
     async def call(self, op: str, /, **args: Any) -> Any:
+        """Do one operation where it costs the scheduler least: what only reads runs, beside it, in the file."""
+        if op == "jobs":
+            return await self._roster.documents(
+                self._stored.last_runs if await self._file_is_the_truth() else None
+            )
+        if op in StoredReads.OPERATIONS and await self._file_is_the_truth():
+            try:
+                return await self._stored.call(op, args)
+            except StoreError as error:
+                logger.info("%s: asking the worker instead: %s", op, error)
+        return await self._ask(op, **args)
+
+    async def _file_is_the_truth(self) -> bool:
+        """Tell whether runs may be read from the file: not where a database on the network, or memory, knows more."""
+        now = self._clock.monotonic()
+        if self._status is None or now - self._status[0] > STATUS_SECONDS:
+            self._status = (now, await self.status())
+        return bool(self._status[1].get("store_file") == self._settings.paths.db)
+
+    async def _ask(self, op: str, /, **args: Any) -> Any:
         """Do one operation in the worker; without one, answer from the records if it only reads."""
         # An operation that waits in the worker on purpose brings its own limit.
         limit = float(args.get("timeout_seconds") or 0.0) + CALL_TIMEOUT_SECONDS
@@ -144,7 +175,9 @@ class DaemonBackend:
         """Return ``status --json`` from the files that the daemon keeps."""
         from echosched.control.client import full_status
 
-        return await asyncio.to_thread(full_status, self._settings.paths)
+        status = await asyncio.to_thread(full_status, self._settings.paths)
+        self._status = (self._clock.monotonic(), status)
+        return status
 
     async def start(self) -> int:
         """Start the scheduler; return its pid."""

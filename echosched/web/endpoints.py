@@ -22,12 +22,22 @@ _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
-_KINDS = {"integer": "integer", "flag": "boolean", "instant": "string", "text": "string", "choices": "array"}
+_KINDS = {
+    "integer": "integer",
+    "flag": "boolean",
+    "instant": "string",
+    "text": "string",
+    "choice": "string",
+    "choices": "array",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter. *kind* is ``integer``, ``flag``, ``instant``, ``text`` or ``choices`` (some of *values*)."""
+    """One parameter.
+
+    *kind* is ``integer``, ``flag``, ``instant``, ``text``, ``choice`` (one of *values*) or ``choices`` (some).
+    """
 
     name: str
     kind: str = "text"
@@ -45,6 +55,8 @@ class Param:
             schema |= {"minimum": self.minimum, "maximum": self.maximum}
         elif self.kind == "instant":
             schema["format"] = "date-time"
+        elif self.kind == "choice":
+            schema["enum"] = list(self.values)
         elif self.kind == "choices":
             schema["items"] = {"type": "string", "enum": list(self.values)}
         elif self.kind == "text":
@@ -67,6 +79,8 @@ class Param:
             return self._flag(text)
         if self.kind == "instant":
             return self._instant(text)
+        if self.kind == "choice":
+            return self._choices([text], one=True)[0]
         if len(text) > 200:
             raise UsageError(f"{self.name}: longer than 200 characters")
         return text
@@ -91,8 +105,8 @@ class Param:
                 f"{self.name}: {text[:40]!r}: must be an instant such as 2026-01-31T08:00:00Z"
             ) from None
 
-    def _choices(self, texts: list[str]) -> tuple[str, ...]:
-        chosen = [part for text in texts for part in text.split(",") if part]
+    def _choices(self, texts: list[str], *, one: bool = False) -> tuple[str, ...]:
+        chosen = texts if one else [part for text in texts for part in text.split(",") if part]
         for part in chosen:
             if part not in self.values:
                 raise UsageError(f"{self.name}: {part[:40]!r}: must be one of {', '.join(self.values)}")

@@ -17,6 +17,7 @@ from echosched.clock import SystemClock
 from echosched.errors import ConfigError, Conflict, ExecutionError, NotFound, NotRunning, StoreError
 from echosched.model import Job, ProcessIdentity
 from echosched.protocols import Clock
+from echosched.web.stored import opened
 
 if TYPE_CHECKING:
     from echosched.config.paths import Paths
@@ -24,7 +25,21 @@ if TYPE_CHECKING:
     from echosched.operations import Operations
     from echosched.store.sqlite import SqliteStore
 
-READS = frozenset({"jobs", "job", "history", "run", "output", "timeline", "next"})
+READS = frozenset(
+    {
+        "jobs",
+        "job",
+        "history",
+        "run",
+        "output",
+        "timeline",
+        "next",
+        "roster",
+        "definitions",
+        "coming",
+        "recent",
+    }
+)
 """Operations that need no running scheduler."""
 
 RUNS_PER_DIRECTORY = 1000
@@ -63,16 +78,11 @@ class Records:
 
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[SqliteStore]:
-        from echosched.store.sqlite import SqliteStore
-
-        store = SqliteStore(self._paths.db, read_only=True)
         try:
-            await store.open()
-            yield store
+            async with opened(self._paths.db) as store:
+                yield store
         except StoreError as error:
             raise NotRunning(f"{_NOT_RUNNING}; its records cannot be read: {error}") from None
-        finally:
-            await store.close()
 
     async def _operations(
         self, config: Config, store: SqliteStore, redact: Callable[[str], str]

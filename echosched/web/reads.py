@@ -21,6 +21,21 @@ _LONGEST_SECONDS = 2.5
 """No answer is kept longer; the page asks once more so long after the last event (its TRAILING_MS)."""
 
 
+class Same:
+    """A part of a key that is equal to itself only: what was made of one answer is not for the next one."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: object) -> None:
+        self._what = what  # kept, so that nothing else can get its identity meanwhile
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other._what is self._what
+
+    def __hash__(self) -> int:
+        return id(self._what)
+
+
 class SharedReads:
     """Asks the backend, once for all who want to know."""
 
@@ -38,6 +53,10 @@ class SharedReads:
         """Return the answer to an operation that only reads; its arguments must be hashable."""
         key = (op, *sorted(args.items()))
         return await self._shared(key, lambda: self._backend.call(op, **args))
+
+    async def share(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what *make* makes, or made a moment ago for the same *key*."""
+        return await self._shared(key, make)
 
     def forget(self) -> None:
         """Something has changed: answers on their way still reach those who wait, nobody else."""

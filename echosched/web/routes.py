@@ -7,6 +7,7 @@ from typing import Any
 from echosched.model import State
 from echosched.web.api import Api
 from echosched.web.endpoints import MAX_RUN, Endpoint, Param
+from echosched.web.joblist import KINDS, SORTS
 
 _JOB = Param("job", where="path", text="a job's name")
 _RUN = Param("run", "integer", "path", "a run's number", minimum=1)
@@ -63,10 +64,16 @@ def _jobs(api: Api) -> list[Endpoint]:
         Endpoint("POST", "/api/self-heal", "self_heal", "Run the job selfheal now", api.self_heal, (_WAIT,),
                  _TRIGGERED, (404, 409, 503)),
         Endpoint("GET", "/api/jobs", "jobs", "Jobs by name", api.jobs, (
-            Param("q", text="only jobs with this in name or description"),
-            Param("after", text="the page after this name"),
+            Param("q", text="only jobs with this in name, description or labels"),
+            Param("only", "choice", text="only these", default="all", values=tuple(KINDS)),
+            Param("sort", "choice", text="in this order", default="name", values=tuple(SORTS)),
+            Param("down", "flag", text="the other way round", default=False),
+            Param("after", text="the page after this name (in the order of names)"),
+            Param("offset", "integer", text="from this one on", default=0, maximum=1_000_000),
             Param("limit", "integer", text="how many", default=1000, minimum=1, maximum=10000),
-        ), {"data": _LIST, "total": _NUMBER, "next": {"type": ["string", "null"]}}, _NEEDS_WORKER),
+            Param("recent", "flag", text="with how the latest runs of each went", default=True),
+        ), {"data": _LIST, "total": _NUMBER, "found": _NUMBER, "counts": _OBJECT,
+            "next": {"type": ["string", "null"]}}, _NEEDS_WORKER),
         Endpoint("GET", "/api/jobs/{job}", "job", "One job", api.job, (_JOB,), {"data": _OBJECT}, _OF_JOB),
         Endpoint("GET", "/api/jobs/{job}/history", "job_history", "A job's runs, newest first",
                  api.job_history, (_JOB, *_HISTORY), _RUNS, _OF_JOB),

@@ -3,17 +3,17 @@
 import { get, query } from "./api.js";
 import * as cluster from "./cluster.js";
 import { h, show } from "./dom.js";
-import { BAD, clock, count, duration, stateOf, visible, why } from "./format.js";
+import { clock, count, duration, stateOf, visible, why } from "./format.js";
 import { Doing, empty, frame, jobActions, jobLink, pill, plural, progress, runLink, since, sparkline, trouble, until } from "./parts.js";
 import * as scheduler from "./scheduler.js";
-import { known } from "./state.js";
+import { known, relist } from "./state.js";
 import * as timeline from "./timeline.js";
 
 const doing = new Doing();
-const FIRST = 100;
-let filter = { text: "", only: "all" };
-let sort = { by: "attention", up: true };
-let most = FIRST;
+const FIRST = 100; // rows that are shown at once; more on demand
+const MORE = 200;
+const TYPING_MS = 150;
+let typing = null;
 let places = null;
 
 export function mount(main) {
@@ -56,13 +56,12 @@ function changed(what) {
 
 function drawAttention() {
   if (!places?.attention.isConnected) return;
-  const items = (known.jobs ?? []).map((job) => ({ job, ...(trouble(job) ?? {}) })).filter((item) => item.state);
-  items.sort((a, b) => BAD.has(b.state) - BAD.has(a.state) || String(b.at).localeCompare(String(a.at)));
-  const shown = items.slice(0, 6);
+  const shown = (known.troubled ?? []).map((job) => ({ job, ...trouble(job) }));
+  const all = known.counts.failing ?? 0;
   show(places.attention,
-    h("div", { class: "cardhead" }, h("h2", { id: "attention-head" }, items.length ? `Needs attention (${count(items.length)})` : "Needs attention"), figures()),
-    items.length ? h("ul", { class: "troubles" }, shown.map(troubleItem)) : calm(),
-    items.length > shown.length ? h("p", {}, h("button", { type: "button", class: "quiet", onclick: () => { filter = { ...filter, only: "failing" }; drawJobs(); places.jobs.scrollIntoView(); } }, `Show all ${count(items.length)}`)) : null);
+    h("div", { class: "cardhead" }, h("h2", { id: "attention-head" }, all ? `Needs attention (${count(all)})` : "Needs attention"), figures()),
+    shown.length ? h("ul", { class: "troubles" }, shown.map(troubleItem)) : calm(),
+    all > shown.length ? h("p", {}, h("button", { type: "button", class: "quiet", onclick: () => { relist({ only: "failing", text: "", limit: FIRST }); clearFind(); places.jobs.scrollIntoView(); } }, `Show all ${count(all)}`)) : null);
 }
 
 function troubleItem({ job, state, why: reason, run, at }) {
@@ -100,7 +99,7 @@ function lastLine(run, at) {
 
 function calm() {
   if (known.jobs === null) return h("p", { class: "dim" }, known.status && !known.status.running ? "Not known while the scheduler is stopped." : "Asking…");
-  if (!known.jobs.length) return h("p", {}, "Nothing: there are no jobs yet.");
+  if (!known.total) return h("p", {}, "Nothing: there are no jobs yet.");
   return h("p", { class: "calm" }, h("span", { class: "good", "aria-hidden": "true" }, "✓ "), "Nothing. The last run of every job went well.");
 }
 
@@ -122,59 +121,54 @@ function figures() {
 
 // ── the jobs ──────────────────────────────────────────────────────────────────────────────────
 
-const FILTERS = {
-  all: ["All", () => true],
-  failing: ["Failing", (job) => trouble(job) !== null],
-  running: ["Running", (job) => job.running?.length > 0 || job.last_run?.state === "running"],
-  paused: ["Paused", (job) => job.paused || !job.enabled],
-};
+const FILTERS = { all: "All", failing: "Failing", running: "Running", paused: "Paused" };
 
-const SORTS = {
-  attention: (job) => (trouble(job) ? 0 : job.running?.length ? 1 : job.paused ? 3 : 2),
-  name: (job) => job.name,
-  next: (job) => job.next_at ?? "9999",
-  last: (job) => job.last_run?.ended_at ?? job.last_run?.queued_at ?? "",
-};
+function find(text) {
+  clearTimeout(typing);
+  typing = setTimeout(() => relist({ text, limit: FIRST }), TYPING_MS);
+}
 
-function ordered(jobs) {
-  const value = SORTS[sort.by];
-  const direction = sort.up ? 1 : -1;
-  return jobs.map((job) => [value(job), job]).sort(([a, x], [b, y]) => (a < b ? -direction : a > b ? direction : (x.next_at ?? "9") < (y.next_at ?? "9") ? -1 : x.name < y.name ? -1 : 1)).map(([, job]) => job);
+function clearFind() {
+  const field = document.getElementById("find");
+  if (field) field.value = "";
 }
 
 function drawJobs() {
   if (!places?.jobs.isConnected) return;
-  const all = known.jobs;
+  const { only } = known.list;
+  const some = known.jobs !== null;
   show(places.jobs,
-    h("div", { class: "cardhead" }, h("h2", { id: "jobs-head" }, all ? `Jobs (${count(known.total)})` : "Jobs"),
-      h("input", { type: "search", id: "find", "data-keep": "find", placeholder: "Find a job  ( / )", "aria-label": "Find a job by name, description or label", oninput: (event) => { filter = { ...filter, text: event.target.value }; most = FIRST; drawJobs(); } }),
+    h("div", { class: "cardhead" }, h("h2", { id: "jobs-head" }, some ? `Jobs (${count(known.total)})` : "Jobs"),
+      h("input", { type: "search", id: "find", "data-keep": "find", placeholder: "Find a job  ( / )", "aria-label": "Find a job by name, description or label", oninput: (event) => find(event.target.value) }),
       h("div", { class: "segments", role: "group", "aria-label": "Which jobs" },
-        Object.entries(FILTERS).map(([name, [text, test]]) => h("button", { type: "button", "aria-pressed": String(filter.only === name), onclick: () => { filter = { ...filter, only: name }; most = FIRST; drawJobs(); } }, all ? `${text} ${count(all.filter(test).length)}` : text)))),
+        Object.entries(FILTERS).map(([name, text]) => h("button", { type: "button", "aria-pressed": String(only === name), onclick: () => relist({ only: name, limit: FIRST }) }, some ? `${text} ${count(known.counts[name] ?? 0)}` : text)))),
     staleNote(),
-    jobsBody(all));
+    jobsBody());
 }
 
 function staleNote() {
-  if (known.jobs?.length && known.status?.running === false && !known.jobsError) return h("p", { class: "told odd", "data-key": "stale" }, "The scheduler is stopped: nothing comes due. These are its records.");
+  if (known.jobs && known.total && known.status?.running === false && !known.jobsError) return h("p", { class: "told odd", "data-key": "stale" }, "The scheduler is stopped: nothing comes due. These are its records.");
   if (!known.jobsError || known.jobs === null) return null;
   return h("p", { class: "told odd", "data-key": "stale" }, `The jobs as they were at ${clock(known.jobsAt, true)}: ${known.jobsError.message}`);
 }
 
-function jobsBody(all) {
-  if (all === null) {
+function jobsBody() {
+  if (known.jobs === null) {
     if (known.jobsError && ["not_running", "unreachable"].includes(known.jobsError.code)) return empty("The scheduler is not running, so there is nothing to list.", "Press Start above, or run ", h("code", {}, "echoschedd start"), " in a terminal.");
     return known.jobsError && known.jobsError.status !== 401 ? empty("The jobs could not be read.", known.jobsError.message) : h("p", { class: "dim" }, "Loading…");
   }
-  if (!all.length) return empty("There are no jobs yet.", "Add a table such as ", h("code", {}, "[job.hello]"), " with a ", h("code", {}, "schedule"), " and a ", h("code", {}, "command"), " to ", h("code", {}, known.status?.paths?.config ?? "echosched.toml"), ", then run ", h("code", {}, "echoschedd reload"), ".");
-  const wanted = filter.text.trim().toLocaleLowerCase();
-  const found = ordered(all.filter(FILTERS[filter.only][1]).filter((job) => !wanted || `${job.name} ${job.description} ${(job.labels ?? []).join(" ")}`.toLocaleLowerCase().includes(wanted)));
-  if (!found.length) return empty("No job fits.", h("button", { type: "button", onclick: () => { filter = { text: "", only: "all" }; const find = document.getElementById("find"); if (find) find.value = ""; drawJobs(); } }, "Show all jobs"));
-  const head = (by, text, className) => h("th", { scope: "col", class: className, "aria-sort": sort.by === by ? (sort.up ? "ascending" : "descending") : undefined }, h("button", { type: "button", class: "sort", onclick: () => { sort = { by, up: sort.by === by ? !sort.up : by !== "last" }; drawJobs(); } }, text, h("span", { "aria-hidden": "true" }, sort.by === by ? (sort.up ? " ↑" : " ↓") : "")));
+  if (!known.total) return empty("There are no jobs yet.", "Add a table such as ", h("code", {}, "[job.hello]"), " with a ", h("code", {}, "schedule"), " and a ", h("code", {}, "command"), " to ", h("code", {}, known.status?.paths?.config ?? "echosched.toml"), ", then run ", h("code", {}, "echoschedd reload"), ".");
+  if (!known.jobs.length) return empty("No job fits.", h("button", { type: "button", onclick: () => { clearFind(); relist({ text: "", only: "all", limit: FIRST }); } }, "Show all jobs"));
+  const { sort, down } = known.list;
+  // The latest first is what a first press on "Last run" means; of the others the first.
+  const turn = (by) => relist({ sort: by, down: sort === by ? !down : by === "last" });
+  const head = (by, text, className) => h("th", { scope: "col", class: className, "aria-sort": sort === by ? (down ? "descending" : "ascending") : undefined }, h("button", { type: "button", class: "sort", onclick: () => turn(by) }, text, h("span", { "aria-hidden": "true" }, sort === by ? (down ? " ↓" : " ↑") : "")));
+  const left = known.found - known.jobs.length;
   return h("div", { "data-key": "table" },
     frame("Jobs", h("table", { class: "jobs" },
       h("thead", {}, h("tr", {}, head("attention", "State", "c-state"), head("name", "Job"), h("th", { scope: "col" }, "Schedule"), head("next", "Next"), head("last", "Last run"), h("th", { scope: "col" }, "Durations"), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Actions")))),
-      h("tbody", {}, found.slice(0, most).map(jobRow)))),
-    found.length > most ? h("p", {}, h("button", { type: "button", onclick: () => { most += 200; drawJobs(); } }, `Show more (${count(found.length - most)} left)`)) : null);
+      h("tbody", {}, known.jobs.map(jobRow)))),
+    left > 0 ? h("p", { class: "more" }, `${count(known.jobs.length)} of ${count(known.found)} jobs are shown. `, h("button", { type: "button", onclick: () => relist({ limit: known.list.limit + MORE }) }, `Show ${count(Math.min(MORE, left))} more`)) : null);
 }
 
 function jobState(job) {

@@ -5,7 +5,11 @@ import { ApiError, follow, get, query } from "./api.js";
 export const known = {
   status: null, // status --json
   statusAt: 0, // when it arrived, ms
-  jobs: null, // null: never loaded
+  jobs: null, // those listed now; null: never loaded
+  list: { text: "", only: "all", sort: "attention", down: false, limit: 100 }, // which they are
+  found: 0, // how many fit
+  counts: {}, // how many there are of each kind
+  troubled: null, // the first of those that need attention
   jobsAt: 0,
   jobsError: null,
   total: 0,
@@ -101,15 +105,13 @@ export function setStatus(status) {
 
 export const loadJobs = () => once("jobs", async () => {
   try {
-    const found = [];
-    let after = null;
-    do {
-      const page = await get("api/jobs" + query({ limit: 2000, after }));
-      found.push(...page.data);
-      known.total = page.total;
-      after = page.next;
-    } while (after !== null && found.length < 10000);
-    known.jobs = found;
+    const { text, only, sort, down, limit } = known.list;
+    const asked = (wanted) => get("api/jobs" + query(wanted));
+    const [page, troubled] = await Promise.all([
+      asked({ q: text.trim(), only, sort, down: down ? 1 : null, limit }),
+      asked({ only: "failing", sort: "trouble", down: 1, limit: 6, recent: 0 }),
+    ]);
+    Object.assign(known, { jobs: page.data, total: page.total, found: page.found, counts: page.counts, troubled: troubled.data });
     known.jobsAt = Date.now();
     known.jobsError = null;
     heard();
@@ -119,6 +121,14 @@ export const loadJobs = () => once("jobs", async () => {
   }
   changed("jobs");
 });
+
+/** List other jobs, or in another order. */
+export async function relist(change) {
+  Object.assign(known.list, change);
+  changed("jobs");
+  await underway.get("jobs"); // it asked for what was listed before
+  await loadJobs();
+}
 
 export const loadTimeline = () => once("timeline", async () => {
   const hours = known.timelineHours;
@@ -225,6 +235,6 @@ function heardEvent(event, id) {
 export function forget() {
   streaming?.abort();
   streaming = null;
-  Object.assign(known, { status: null, jobs: null, jobsError: null, timeline: null, events: [], eventsLoaded: false });
+  Object.assign(known, { status: null, jobs: null, troubled: null, jobsError: null, timeline: null, events: [], eventsLoaded: false });
   lastId = null;
 }

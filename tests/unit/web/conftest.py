@@ -83,6 +83,9 @@ class FakeBackend:
     def do_jobs(self) -> list[Facts]:
         return list(self.jobs.values())
 
+    def do_recent(self, jobs: list[str]) -> dict[str, Facts]:
+        return {job: {"recent": [], "usual_duration_seconds": None} for job in jobs}
+
     def do_job(self, job: str) -> Facts:
         return self.find(job)
 

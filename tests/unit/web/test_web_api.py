@@ -233,7 +233,7 @@ async def test_many_equal_reads_at_one_moment_are_one_question(browser, backend)
     gate.set()
     answers = await asyncio.gather(*crowd)
     assert all(status == 200 for status, _ in answers)
-    assert [op for op, _ in backend.calls] == ["jobs"]
+    assert [op for op, _ in backend.calls] == ["jobs", "recent"]
 
 
 async def test_a_failed_read_is_not_kept(browser, backend):

@@ -1,0 +1,129 @@
+"""The store's file, read beside the worker: history costs the scheduler nothing that way.
+
+Through the worker every page's question would be worked on between two slots, and first of all make it
+commit what it has noted. The file is opened for one question and closed again: a connection that stayed
+would keep a daemon that stops from folding its log back into the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from echosched.clock import from_micros, parse_rfc3339, rfc3339
+from echosched.errors import NotFound, NotRunning, Unreachable
+from echosched.model import Run, State
+from echosched.operations.description import RECENT, recent_runs, usual_duration
+from echosched.protocols import Facts
+
+if TYPE_CHECKING:
+    from echosched.store.sqlite import SqliteStore
+
+Ask = Callable[..., Awaitable[Any]]
+"""Carries out an operation in the worker."""
+
+TIMELINE_RUNS = 5000
+
+
+@contextlib.asynccontextmanager
+async def opened(path: str) -> AsyncIterator[SqliteStore]:
+    """Give the store at *path* for reading; raises ``StoreError`` where that is impossible."""
+    from echosched.store.sqlite import SqliteStore
+
+    store = SqliteStore(path, read_only=True)
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+class StoredReads:
+    """The operations that read runs, over the file at *path*; *ask* is for what only the worker knows."""
+
+    OPERATIONS = frozenset({"history", "run", "timeline", "recent"})
+
+    def __init__(self, path: str, ask: Ask) -> None:
+        self._path = path
+        self._ask = ask
+
+    async def call(self, op: str, args: Facts) -> Any:
+        """Carry out *op*, one of :attr:`OPERATIONS`; raises ``StoreError`` where the file cannot be read."""
+        return await getattr(self, op)(**args)
+
+    async def history(
+        self,
+        job: str | None = None,
+        n: int = 50,
+        states: Sequence[str] = (),
+        since: str | None = None,
+        until: str | None = None,
+        before_run: int | None = None,
+    ) -> list[Facts]:
+        """Return the newest *n* runs, newest first; raises ``NotFound`` for a job that is not and never was."""
+        async with opened(self._path) as store:
+            runs = await store.history(
+                job=job,
+                states=[State(state) for state in states],
+                since=None if since is None else parse_rfc3339(since),
+                until=None if until is None else parse_rfc3339(until),
+                before_run=before_run,
+                limit=n,
+            )
+            strange = job is not None and not runs and not await store.history(job=job, limit=1)
+        if strange:
+            await self._ask("job", job=job)
+        return await self._rows(runs)
+
+    async def run(self, run: int) -> Facts:
+        """Return one run with its earlier attempts."""
+        async with opened(self._path) as store:
+            found = await store.get_run(run)
+            if found is None:
+                raise NotFound(f"run {run}: there is no such run (echoschedd history lists them)")
+            before = await store.history(job=found.job, states=[State.SUCCEEDED], limit=RECENT)
+        [row] = await self._rows([found])
+        row["attempts"] = [dict(attempt) for attempt in found.attempts]
+        row["pid"] = None if found.process is None or found.state.is_outcome else found.process.pid
+        row["usual_duration_seconds"] = usual_duration(before)
+        return row
+
+    async def timeline(self, start: str, end: str) -> Facts:
+        """Return the runs that were queued between *start* and *end*, and the slots to come in that time."""
+        async with opened(self._path) as store:
+            runs = await store.history(
+                since=parse_rfc3339(start), until=parse_rfc3339(end), limit=TIMELINE_RUNS
+            )
+        coming: dict[str, list[int]] = await self._ask("coming", start=start, end=end)
+        slots = sorted((at, job) for job, found in coming.items() for at in found)
+        return {
+            "runs": await self._rows(runs),
+            "next": [{"job": job, "at": rfc3339(from_micros(at))} for at, job in slots],
+        }
+
+    async def recent(self, jobs: Sequence[str]) -> dict[str, Facts]:
+        """Return what the latest runs of each of *jobs* were like."""
+        async with opened(self._path) as store:
+            found = await store.recent(jobs, RECENT)
+        return {job: recent_runs(runs) for job, runs in found.items()}
+
+    async def last_runs(self, numbers: Sequence[int]) -> dict[int, Facts]:
+        """Return those of the runs *numbers* that exist."""
+        async with opened(self._path) as store:
+            found = await store.get_runs(numbers)
+        return {number: run.as_dict() for number, run in found.items()}
+
+    async def _rows(self, runs: Sequence[Run]) -> list[Facts]:
+        """Return *runs* as rows. Starts are written a little later than they happen: the worker knows them."""
+        rows = [run.as_dict() for run in runs]
+        unsure = [row for row in rows if row["state"] == State.RUNNING and row["started_at"] is None]
+        if unsure:
+            live: dict[int, Facts] = {}
+            with contextlib.suppress(NotRunning, Unreachable):
+                live = {row["run"]: row for row in await self._ask("running")}
+            for row in unsure:
+                # The right to start is written ahead of the start: until then people should read "queued".
+                known = live.get(row["run"], {"state": str(State.QUEUED), "started_at": None})
+                row.update(state=known["state"], started_at=known["started_at"])
+        return rows
