@@ -27,6 +27,7 @@ from echosched.scheduler.contact import Contact
 from echosched.scheduler.core import Scheduler
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Judge, Wish
+from echosched.scheduler.peers import Peers
 from echosched.scheduler.recovery import follow_up, stranger
 from echosched.scheduler.runs import run_fields
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
@@ -43,6 +44,9 @@ WAIT_SECONDS = 0.25
 
 REFRESH_SECONDS = 0.2
 """Several changes that arrive together are read at once."""
+
+OTHERS_SECONDS = 0.25
+"""How long an instance waits for another one to claim a slot."""
 
 MEND_EVERY = 4
 """Every so many sweeps also look for tickets that were lost."""
@@ -94,6 +98,9 @@ class ClusterScheduler(Scheduler):
         self._own_queues: dict[str, str] = {}
         self._refreshing: set[str] | None = None
         self._sweeps = 0
+        self.peers = Peers(self.name)
+        self._others: dict[str, list[Wish]] = {}  # slots that another claims first, by job
+        self._looking = False
         self.contact = Contact(
             store,
             clock,
@@ -102,6 +109,7 @@ class ClusterScheduler(Scheduler):
             back=self._back,
             sweep=self._sweep,
             rejoin=self._rejoin,
+            peers=self.peers,
             on_degraded=on_degraded,
         )
         store.on_fault = self.contact.lost
@@ -109,6 +117,7 @@ class ClusterScheduler(Scheduler):
             store.link,
             take=self._take,
             room=self._room,
+            first=self.peers.takes,
             start=self._start,
             hear=self._hear,
             lost=self.contact.lost,
@@ -185,10 +194,73 @@ class ClusterScheduler(Scheduler):
     # ── slots ─────────────────────────────────────────────────────────────────────────────────
 
     async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
-        """Have the wishes decided and made durable in one transaction; whoever has room takes their runs."""
-        by_hand = any(wish.claim.slot is None or wish.claim.trigger is Trigger.AFTER for wish in wishes)
-        if not self.contact.up and not by_hand:
+        """Have the wishes decided and made durable in one transaction; whoever has room takes their runs.
+
+        Slots that are another's to claim first are looked at a moment later; their numbers are not known here.
+        """
+        if any(wish.claim.slot is None or wish.claim.trigger is Trigger.AFTER for wish in wishes):
+            return await self._place(wishes)
+        if not self.contact.up:
             return [None] * len(wishes)  # caught up when the database is back, by each job's policy
+        own = [wish for wish in wishes if self.peers.claims(wish.claim.job)]
+        numbers: dict[int, int | None] = {}
+        try:
+            if own:
+                # A job's slots are accounted for in their order, whoever came first for the earlier ones: its
+                # cursor says that all before it are.
+                earlier = [one for wish in own for one in self._others.pop(wish.claim.job, ())]
+                placed = await self._place([*earlier, *own])
+                numbers = dict(zip(map(id, own), placed[len(earlier) :], strict=True))
+        except OUTSIDE as error:
+            log.debug("slots wait for the database: %s", error)
+        for wish in wishes:
+            if id(wish) not in numbers and self.contact.up:
+                self._others.setdefault(wish.claim.job, []).append(wish)
+        if self._others and not self._looking:
+            self._looking = True
+            self.spawn(self._look_after_others())
+        return [numbers.get(id(wish)) for wish in wishes]
+
+    async def _look_after_others(self) -> None:
+        """Claim what was another's to claim, and was not."""
+        try:
+            while self._others:
+                await asyncio.sleep(OTHERS_SECONDS)
+                wishes = [wish for waiting in self._others.values() for wish in waiting]
+                now = self.clock.now()
+                due = [wish for wish in wishes if (now - wish.claim.at).total_seconds() >= OTHERS_SECONDS]
+                if not due:
+                    continue
+                taken = await self.store.known_slots([wish.claim for wish in due])
+                left = []
+                for wish in due:
+                    if (wish.claim.job, wish.claim.slot) in taken:
+                        self._moved_on(wish)
+                    else:
+                        left.append(wish)
+                if left:
+                    await self._place(left)
+                for wish in due:
+                    self._accounted(wish)
+        except OUTSIDE as error:
+            self._others.clear()  # _back begins again from the cursors
+            log.debug("slots of others wait for the database: %s", error)
+        finally:
+            self._looking = False
+
+    def _accounted(self, wish: Wish) -> None:
+        waiting = self._others.get(wish.claim.job)
+        if waiting is not None and wish in waiting:
+            waiting.remove(wish)
+            if not waiting:
+                del self._others[wish.claim.job]
+
+    def _moved_on(self, wish: Wish) -> None:
+        slot = wish.claim.slot
+        if slot is not None and slot > wish.entry.cursor_at:
+            wish.entry.cursor_at = slot
+
+    async def _place(self, wishes: Sequence[Wish]) -> list[int | None]:
         orders = [Order(wish.claim, self._terms(wish), _decider(wish)) for wish in wishes]
         begun = self.clock.monotonic()
         try:
@@ -196,17 +268,12 @@ class ClusterScheduler(Scheduler):
             while placement.early_seconds > 0:
                 await asyncio.sleep(min(placement.early_seconds, 1.0))
                 placement = await self.store.place(orders)
-        except OUTSIDE:
-            if by_hand:
-                raise
-            return [None] * len(wishes)
         finally:
             self._on_write(self.clock.monotonic() - begun)
         numbers: list[int | None] = []
         for wish, placed in zip(wishes, placement.placed, strict=True):
             claim = wish.claim
-            if claim.slot is not None and claim.slot > wish.entry.cursor_at:
-                wish.entry.cursor_at = claim.slot
+            self._moved_on(wish)
             numbers.append(None if placed is None else placed.run)
             if placed is not None:
                 live = LiveRun(wish.entry, placed.run, claim.slot, claim.trigger, claim.at)
@@ -321,6 +388,8 @@ class ClusterScheduler(Scheduler):
             case {"op": "drain", "instance": self.name, "draining": bool(draining)}:
                 self.contact.draining = draining
                 self.worker.wake()
+            case {"op": "joined", "by": by} if by != self.name:
+                self.contact.hurry()
             case {"op": "missed"}:
                 self._refresh_soon(None)
                 self.contact.hurry()
@@ -360,6 +429,7 @@ class ClusterScheduler(Scheduler):
 
     async def _back(self) -> None:
         """Catch up after an outage of the database."""
+        self._others.clear()
         await self._refresh()
         await self._look_for_queues()
         self.roster.arm_all()

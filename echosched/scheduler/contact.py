@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from echosched import events
 from echosched.clock import SharedClock
 from echosched.errors import StoreError
+from echosched.scheduler.peers import Peers
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Contact:
         back: Callable[[], Awaitable[None]],
         sweep: Callable[[], Awaitable[None]],
         rejoin: Callable[[], Awaitable[None]],
+        peers: Peers,
         on_degraded: Callable[[datetime | None], None] = lambda since: None,
     ) -> None:
         self.draining = False
@@ -55,6 +57,7 @@ class Contact:
         self._back = back
         self._sweep = sweep
         self._rejoin = rejoin
+        self._peers = peers
         self._on_degraded = on_degraded
         self._down_at = 0.0
         self._hurry = asyncio.Event()
@@ -74,6 +77,7 @@ class Contact:
 
     def begin(self) -> None:
         """Beat and sweep from now on."""
+        self.hurry()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._beats(), name="heartbeat"),
@@ -171,7 +175,8 @@ class Contact:
         if answer is None:
             await self._rejoin()  # removed by an operator while we were away, or the database was made anew
             return
-        now, self.draining = answer
+        now, self.draining, living = answer
+        self._peers.see(living)
         # A slow answer says little about the time; a second's drift of a crystal takes days.
         if after - before < 0.1:
             self._clock.look(now, (before + after) / 2)

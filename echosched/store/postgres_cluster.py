@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from echosched.clock import from_micros
+from echosched.clock import from_micros, to_micros
 from echosched.errors import StoreError, StoreUnavailable, StoreUnusable
-from echosched.model import Ended, JobRecord, Run, State
+from echosched.model import Claim, Ended, JobRecord, Run, State
 from echosched.store import postgres_turns as turns
 from echosched.store.postgres import PostgresStore
 from echosched.store.postgres_instances import tell
@@ -130,6 +130,13 @@ class ClusterStore(PostgresStore):
         """End a queued run, which is returned, or have a running one ended by whoever runs it."""
         return await self.write(lambda connection: turns.cancel(connection, run, reason, at))
 
+    async def known_slots(self, claims: Sequence[Claim]) -> set[tuple[str, datetime]]:
+        """Return which slots of *claims* (job, slot) are accounted for."""
+        slots = [(claim.job, to_micros(claim.slot)) for claim in claims if claim.slot is not None]
+        values = {"job": [job for job, _ in slots], "slot": [slot for _, slot in slots]}
+        rows = await self.read(lambda connection: fetch(connection, "taken_slots", values))
+        return {(job, from_micros(slot)) for job, slot in rows}
+
     async def cancelled(self) -> list[tuple[int, str]]:
         """Return the runs of this instance that somebody wants ended, with the reasons."""
         rows = await self.read(lambda connection: fetch(connection, "cancelled_of", {"owner": self.owner}))
@@ -225,8 +232,10 @@ class ClusterStore(PostgresStore):
 
     async def beat(
         self, *, taken: int, lag_seconds: float | None, skew_seconds: float, gap_seconds: float
-    ) -> tuple[datetime, bool] | None:
-        """Renew the lease; return the database's time and whether to drain, ``None`` if nobody knows us (any more).
+    ) -> tuple[datetime, bool, list[tuple[str, int]]] | None:
+        """Renew the lease; return the database's time, whether to drain, and who lives and takes runs.
+
+        ``None``: the database does not know this instance (any more).
 
         Asks the database also when it is thought to be away: this is how one learns that it is back.
         """
@@ -238,8 +247,12 @@ class ClusterStore(PostgresStore):
             "skew": skew_seconds,
             "gap": gap_seconds,
         }
-        rows = await self.link.transact(lambda connection: fetch(connection, "beat", values))
-        return (from_micros(rows[0][0]), bool(rows[0][1])) if rows else None
+
+        async def work(connection: Connection) -> tuple[list[tuple[int, bool]], list[tuple[str, int]]]:
+            return await fetch(connection, "beat", values), await fetch(connection, "living")
+
+        rows, living = await self.link.transact(work)
+        return (from_micros(rows[0][0]), rows[0][1], living) if rows else None
 
     async def leave(self) -> None:
         """Be gone on purpose."""

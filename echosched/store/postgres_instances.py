@@ -52,7 +52,7 @@ def _usual(books: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 async def drain(connection: Connection, name: str, *, draining: bool) -> None:
     """Let an instance start nothing more, or again."""
-    if not await execute(connection, "drain", {"name": name, "draining": draining}):
+    if not await fetch(connection, "drain", {"name": name, "draining": draining}):
         raise _unknown(name)
     await tell(connection, op="drain", instance=name, draining=draining)
 
@@ -69,7 +69,7 @@ async def remove(connection: Connection, name: str) -> None:
 
 async def tell(connection: Connection, **message: Any) -> None:
     """Let all instances hear *message* when the transaction commits."""
-    await fetch(connection, "tell", {"message": json.dumps(message)})
+    await execute(connection, "tell", {"message": json.dumps(message)})
 
 
 def _unknown(name: str) -> NotFound:

@@ -132,8 +132,12 @@ class Link:
             (self.schema,),
         )
 
-    async def transact(self, work: Work[_T]) -> _T:
-        """Return what *work* answers inside one transaction; once more where two of them got into each other's way."""
+    async def transact(self, work: Work[_T], *, scripts: bool = False) -> _T:
+        """Return what *work* answers inside one transaction; once more where two of them got into each other's way.
+
+        Statements whose answer nobody reads yet travel together (pipeline mode), which does not go with *scripts*
+        of several statements.
+        """
         import psycopg
         from psycopg_pool import PoolTimeout
 
@@ -142,6 +146,7 @@ class Link:
                 async with (
                     asyncio.timeout(_CALL_SECONDS),
                     self.pool.connection() as connection,
+                    contextlib.nullcontext() if scripts else connection.pipeline(),
                     connection.transaction(),
                 ):
                     return await work(connection)

@@ -20,7 +20,6 @@ def migrations() -> tuple[str, ...]:
 
 async def migrate(link: Link, steps: tuple[str, ...]) -> None:
     """Bring the schema up to ``len(steps)``; raises ``StoreUnusable`` for a newer one, which is not touched."""
-    import psycopg
 
     async def work(connection: Any) -> None:
         # One at a time: instances that start together would otherwise both create it.
@@ -39,10 +38,7 @@ async def migrate(link: Link, steps: tuple[str, ...]) -> None:
             await connection.execute("UPDATE meta SET version = %s", (len(steps),))
         await _migrate_procrastinate(connection)
 
-    try:
-        await link.transact(work)
-    except psycopg.Error as error:  # pragma: no cover  (translated inside)
-        raise link.translate(error) from error
+    await link.transact(work, scripts=True)
 
 
 async def _version(connection: Any, schema: str) -> int:
@@ -65,12 +61,9 @@ async def _create(connection: Any, link: Link) -> None:
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(link.schema)))
     await connection.execute("CREATE TABLE meta (version integer NOT NULL, procrastinate text NOT NULL)")
     # Procrastinate asks for the language in pg_catalog, where it always is.
-    import procrastinate
-
     await connection.execute(_procrastinate_schema())
     newest = _procrastinate_migrations()[-1][0]
     await connection.execute("INSERT INTO meta VALUES (0, %s)", (newest,))
-    del procrastinate
 
 
 def _procrastinate_schema() -> str:

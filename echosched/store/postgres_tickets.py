@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 TASK = "echosched.run"
 BATCH = 8
-"""How many runs one instance takes at a time: more cost less, fewer are shared more evenly."""
+"""How many of the others' tickets one instance takes at a time: more cost less, fewer are shared more evenly."""
+
+LATER_SECONDS = 0.03
+"""How long the others wait for whoever is first to take a ticket."""
 
 POLL_SECONDS = 5.0
 """How often workers look without having been told; retries that came due are found by their own timers."""
@@ -87,8 +90,11 @@ class TicketWorker:
     """Procrastinate's worker over our store.
 
     *take* takes at most so many runs and tells whether more may wait; *room* says how many this instance may
-    take now; *start* gets each run taken. *hear* gets the messages that instances send each other, *lost* the
-    faults of the database.
+    take now; *first* whether this one is the first to look for the ticket of that number. *start* gets each run
+    taken. *hear* gets the messages that instances send each other, *lost* the faults of the database.
+
+    Of the tickets that it is told of, an instance takes as many at once as it is the first for. For the others it
+    looks a moment later, all at once: by then they are mostly gone.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class TicketWorker:
         *,
         take: Take,
         room: Callable[[], int],
+        first: Callable[[int], bool],
         start: Callable[[Run], None],
         hear: Callable[[dict[str, Any]], None],
         lost: Callable[[StoreError], None],
@@ -104,13 +111,17 @@ class TicketWorker:
         self._link = link
         self._take = take
         self._room = room
+        self._first = first
         self._start = start
         self._hear = hear
         self._lost = lost
         self._taken: dict[int, Run] = {}
         self._ready: deque[Any] = deque()
         self._freed = asyncio.Event()
-        self._news = 0
+        self._own = 0  # tickets told of that this instance is the first for
+        self._looks = True  # for any others
+        self._looked_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
         self._leaving = False
         self._notify: Callable[..., Awaitable[None]] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -136,7 +147,8 @@ class TicketWorker:
 
     def wake(self) -> None:
         """Look for tickets: a place is free, a retry is due, or the database is back."""
-        self._news += 1
+        self._later = None
+        self._looks = True
         self._freed.set()
         if self._notify is not None:
             asyncio.get_running_loop().create_task(self._poke())
@@ -144,6 +156,19 @@ class TicketWorker:
     def free(self) -> None:
         """Take note that a place has become free; asks for tickets only if that was waited for."""
         self._freed.set()
+
+    def _told(self, payload: str) -> bool:
+        """Take note of a new ticket; tell whether to look at once."""
+        try:
+            number = int(json.loads(payload)["job_id"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        if self._first(number):
+            self._own += 1
+            return self._own == 1
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATER_SECONDS, self.wake)
+        return False
 
     async def _poke(self) -> None:
         if self._notify is not None:
@@ -191,19 +216,23 @@ class TicketWorker:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
-            before = self._news
+            now = asyncio.get_running_loop().time()
+            if self._own:
+                wanted, self._own = self._own, 0
+            elif self._looks or now - self._looked_at >= POLL_SECONDS - 1.0:
+                wanted, self._looks, self._looked_at = BATCH, False, now
+            else:
+                return None
+            self._looks = self._looks or wanted > room
             try:
-                runs, more = await self._take(min(room, BATCH))
+                runs, more = await self._take(min(room, wanted))
             except StoreError as error:
                 self._lost(error)
                 return None
+            self._looks = self._looks or (more and wanted == BATCH)
             for run in runs:
                 self._taken[run.run] = run
                 self._ready.append(_job(run))
-            # Whoever is told while it looks has not seen what it was told about; Procrastinate's worker would
-            # forget that, and come back only when it polls.
-            if not runs and not more and self._news == before:
-                return None
         return self._ready.popleft() if self._ready else None
 
     async def listen(self, notify: Callable[..., Awaitable[None]], connector: Any) -> None:
@@ -215,8 +244,8 @@ class TicketWorker:
 
         async def heard(*, channel: str, payload: str) -> None:
             if channel == _ANY_QUEUE:
-                self._news += 1
-                await notify(channel=channel, notification={"type": "job_inserted", "job_id": 0})
+                if self._told(payload):
+                    await notify(channel=channel, notification={"type": "job_inserted", "job_id": 0})
                 return
             with contextlib.suppress(ValueError):
                 message = json.loads(payload)
@@ -230,7 +259,8 @@ class TicketWorker:
                         on_notification=heard, channels=[_ANY_QUEUE, self._link.schema]
                     )
                 except (ProcrastinateException, psycopg.Error, OSError) as error:
-                    self._lost(self._link.translate(error))
+                    said = error.__cause__  # Procrastinate's own says only "Database error."
+                    self._lost(self._link.translate(said if isinstance(said, Exception) else error))
                 await asyncio.sleep(1.0)
                 self._hear({"op": "missed"})
         finally:

@@ -194,7 +194,7 @@ async def take(
         await execute(connection, "block", {"runs": busy})
     if strangers:
         await _pass_on(connection, strangers)
-    await fetch(connection, "use_tickets", {"tickets": [ticket for ticket, _, _ in fetched]})
+    await execute(connection, "use_tickets", {"tickets": [ticket for ticket, _, _ in fetched]})
     return taken, len(fetched) == most
 
 
@@ -283,11 +283,8 @@ async def cancel(connection: Connection, run: int, reason: str, at: datetime) ->
     """End a queued run (and return it), or ask whoever runs it to end it (``None``); raises ``NotFound``."""
     rows = await fetch(connection, "run_to_cancel", {"run": run})
     if rows:
-        await lock(
-            connection,
-            [rows[0][3]],
-            [row[0] for row in await fetch(connection, "groups_of", {"runs": [run]})],
-        )
+        await execute(connection, "lock_groups_of", {"runs": [run]})
+        await lock(connection, [rows[0][3]], [])
         rows = await fetch(connection, "run_to_cancel", {"run": run})
     if not rows or State(rows[0][2]).is_outcome:
         raise NotFound(f"run {run}: not queued or running (echoschedd history shows what it came to)")

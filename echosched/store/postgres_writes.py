@@ -29,10 +29,9 @@ async def fetch(connection: Connection, name: str, values: Mapping[str, Any] | N
     return rows
 
 
-async def execute(connection: Connection, name: str, values: Mapping[str, Any] | None = None) -> int:
-    """Run the query *name*; return how many rows it changed."""
-    cursor = await connection.execute(postgres_query(name), values)
-    return int(cursor.rowcount)
+async def execute(connection: Connection, name: str, values: Mapping[str, Any] | None = None) -> None:
+    """Have the query *name* run. Nothing is waited for: it travels with the next one whose answer is."""
+    await connection.execute(postgres_query(name), values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +121,11 @@ async def finish(connection: Connection, ends: Sequence[Ended]) -> Finished:
     """Record *ends* of present attempts of runs without outcome."""
     refuse_open_ends(ends)
     runs = {"runs": [end.run for end in ends]}
-    groups = [row[0] for row in await fetch(connection, "groups_of", runs)]
     jobs = sorted({end.job for end in ends})
-    await lock(connection, jobs, groups)
+    await execute(connection, "lock_groups_of", runs)
+    await execute(connection, "lock_jobs", {"jobs": jobs})
     open_runs = {row[0]: row for row in await fetch(connection, "unended", runs)}
+    groups = sorted({row[6] for row in open_runs.values() if row[6] is not None})
     answer: list[bool] = []
     outcomes: list[Ended] = []
     requeued: list[Ended] = []
@@ -248,6 +248,6 @@ async def prune(
     await add(connection, Counter({state: -n for state, n in Counter(row[2] for row in gone).items()}))
     outputs = [(run, attempts) for run, attempts, _, has_output in gone if has_output]
     outputs += await fetch(connection, "old_outputs", {"before": outputs_before, "batch": batch})
-    slots = await execute(connection, "delete_slots", {"before": slots_before, "batch": batch})
+    slots = len(await fetch(connection, "delete_slots", {"before": slots_before, "batch": batch}))
     named = tuple((run, attempt) for run, attempts in sorted(outputs) for attempt in range(1, attempts + 1))
     return Pruned(runs=len(gone), slots=slots, outputs=named)

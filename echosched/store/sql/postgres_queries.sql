@@ -57,8 +57,9 @@ SELECT pg_advisory_xact_lock(hashtext(current_schema() || '/' || g)) FROM (
 SELECT run, attempt, state, started_at, attempts, job, grp, priority, queue FROM runs
 WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NULL ORDER BY run FOR UPDATE
 
--- name: groups_of
-SELECT DISTINCT grp FROM runs WHERE run = ANY(%(runs)s::bigint[]) AND grp IS NOT NULL
+-- name: lock_groups_of
+SELECT pg_advisory_xact_lock(hashtext(current_schema() || '/' || g)) FROM (
+    SELECT DISTINCT grp AS g FROM runs WHERE run = ANY(%(runs)s::bigint[]) AND grp IS NOT NULL ORDER BY 1) AS sorted
 
 -- name: end_runs
 UPDATE runs SET state = f.state, ended_at = f.at, exit_code = f.exit_code, signal = f.signal, error = f.error,
@@ -142,7 +143,7 @@ UPDATE runs SET has_output = false WHERE run IN (
 
 -- name: delete_slots
 DELETE FROM slots WHERE (slot, job) IN (
-    SELECT slot, job FROM slots WHERE slot < %(before)s ORDER BY slot, job LIMIT %(batch)s)
+    SELECT slot, job FROM slots WHERE slot < %(before)s ORDER BY slot, job LIMIT %(batch)s) RETURNING job
 
 -- name: instances
 SELECT i.name, i.host, i.pid, i.version, i.started_at, i.heartbeat_at, i.heartbeat_at > clock_timestamp() - i.lease,
@@ -152,7 +153,7 @@ FROM instances AS i LEFT JOIN (
 ) AS r ON r.owner = i.name ORDER BY i.name
 
 -- name: drain
-UPDATE instances SET draining = %(draining)s WHERE name = %(name)s
+UPDATE instances SET draining = %(draining)s WHERE name = %(name)s RETURNING name
 
 -- name: is_alive
 SELECT heartbeat_at > clock_timestamp() - lease FROM instances WHERE name = %(name)s FOR UPDATE
@@ -293,6 +294,9 @@ UPDATE instances SET heartbeat_at = clock_timestamp(), taken = %(taken)s, lag = 
         THEN clock_timestamp() ELSE connected_at END
 WHERE name = %(name)s AND home = %(home)s
 RETURNING (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, draining
+
+-- name: living
+SELECT name, capacity FROM instances WHERE heartbeat_at > clock_timestamp() - lease AND NOT draining
 
 -- name: define
 UPDATE instances SET capacity = %(capacity)s, labels = %(labels)s::text[], definitions = %(definitions)s::jsonb

@@ -1,0 +1,57 @@
+"""Who comes first: a slot and a ticket each have one living instance that looks after them at once.
+
+The database decides, always; this only spares it the crowd. Were all instances to claim every slot at its instant,
+and to look for every ticket, all but one would wait for a lock to learn that they came too late. So one of them
+goes ahead, chosen alike by all from the list of the living, and the others look a moment later whether it did.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from zlib import crc32
+
+_SPREAD = 2_654_435_761  # Knuth's: neighbouring numbers fall far apart
+
+
+class Peers:
+    """The living instances that take runs, as the last heartbeat saw them, and this one among them."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._names: tuple[str, ...] = ()
+        self._bounds: list[int] = []
+        self._first: dict[str, bool] = {}
+
+    def see(self, living: Sequence[tuple[str, int]]) -> None:
+        """Take note of the names and capacities of all that live and take runs."""
+        names = tuple(name for name, _ in sorted(living))
+        if names != self._names:
+            self._first.clear()
+        self._names = names
+        self._bounds = list(accumulate(max(1, capacity) for _, capacity in sorted(living)))
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether nobody else is known to be there."""
+        return not self._names or self._names == (self._me,)
+
+    def claims(self, job: str) -> bool:
+        """Tell whether this instance is the one that claims the slots of *job* first.
+
+        By job, so that one instance claims a job's slots in their order; when an instance comes or goes, only
+        its own jobs move.
+        """
+        known = self._first.get(job)
+        if known is None:
+            first = max(self._names, key=lambda name: crc32(f"{name}/{job}".encode()), default=self._me)
+            known = self._first[job] = first == self._me
+        return known
+
+    def takes(self, number: int) -> bool:
+        """Tell whether this instance is the first to take ticket *number*: each by its capacity."""
+        if not self._names:
+            return True
+        place = number * _SPREAD % self._bounds[-1]
+        return self._names[bisect_right(self._bounds, place)] == self._me
