@@ -27,20 +27,23 @@ async def gather(
 ) -> Evidence:
     """Return what a recovery may rely on; remembers this boot in *store*, so that the next life can tell it apart.
 
-    *held* are the processes, by tag, whose exit codes a supervisor keeps. Processes are searched for only
-    if the store knows of runs that could have some.
+    *held* are the processes, by tag, whose exit codes a supervisor keeps. Others are searched for only
+    if somebody asks.
     """
     here = f"{proc.boot_id()}:{proc.pid_namespace()}"
     before = await store.get_note("boot")
     if before != here:
         await store.set_note("boot", here)
-    marked = await asyncio.to_thread(executor.find_all) if await store.active() else {}
+    marked: dict[str, list[ProcessIdentity]] | None = None
 
     def find(attempt: Attempt) -> ProcessIdentity | None:
+        nonlocal marked
+        # Looked for when first asked (mostly the supervisor knows all), and again for an attempt so young
+        # that it may have begun since: a call that the last worker ordered with its last breath.
+        young = outputs.age(attempt.run, attempt.number) < _YOUNG_SECONDS
+        if marked is None or (young and attempt.tag not in marked):
+            marked = executor.find_all()
         family = marked.get(attempt.tag)
-        if family is None and outputs.age(attempt.run, attempt.number) < _YOUNG_SECONDS:
-            # A call that the last worker ordered with its last breath may have begun since we looked.
-            family = executor.find_all().get(attempt.tag)
         return family[0] if family else None
 
     return Evidence(

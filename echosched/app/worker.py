@@ -33,6 +33,7 @@ from echosched.executor.task import TaskExecution
 from echosched.journal import Journal
 from echosched.metrics import Metrics
 from echosched.model import HttpAction, ProcessIdentity
+from echosched.notify import wanted
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler.recovery import Evidence, follow_up, recover
@@ -87,6 +88,7 @@ class Worker:
             paths.log,
             echo=sys.stdout.fileno() if link.mode == "foreground" else None,
             call_soon=asyncio.get_running_loop().call_soon,
+            call_later=asyncio.get_running_loop().call_later,
             lenient=True,
         )
         self.metrics = Metrics()
@@ -136,11 +138,11 @@ class Worker:
 
     async def _start_notifier(self) -> None:
         """Begin to send messages, if anybody wants any: most daemons never import that room."""
-        from echosched.notify import Notifier, wanted
-
         targets, jobs = self.config.notify, self.config.jobs
         if self.notifier is not None or not wanted(targets, jobs):
             return
+        from echosched.notify import Notifier
+
         roster = self.scheduler.roster
         self.notifier = Notifier(
             targets,
@@ -169,10 +171,18 @@ class Worker:
         loop.add_reader(self.link.fileno(), self._listen)
         self._listen()  # what came with the supervisor's first words lies in the link's buffer, not in the socket
         if self.link.standby:
+            await self._rehearse()
             self.link.ready("standing by")
             await self._go.wait()
         await self._begin()
         return await self._leave
+
+    async def _rehearse(self) -> None:
+        """Do what can be done while the worker before this one is still at work: nothing runs in between."""
+        if wanted(self.config.notify, self.config.jobs):
+            from echosched.notify import Notifier  # noqa: F401  (the import is what takes time)
+        self.executor.warm()
+        await self.host.rehearse()
 
     async def _begin(self) -> None:
         self._beat_on()

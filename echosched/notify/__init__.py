@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 from echosched.errors import EchoschedError
 
 if TYPE_CHECKING:
-    from echosched.notify.notifier import Notifier, wanted
+    from collections.abc import Mapping
+
+    from echosched.model import Job
+    from echosched.notify.notifier import Notifier
 
 KINDS = ("mail", "webhook", "healthchecks", "apprise")
 
@@ -42,12 +45,17 @@ class DeliveryError(EchoschedError):
         self.final = final
 
 
+def wanted(targets: Mapping[str, Any], jobs: Mapping[str, Job]) -> bool:
+    """Tell whether a configuration needs a notifier at all (so that nothing is imported for nothing)."""
+    return bool(targets) or any(job.policy.healthcheck for job in jobs.values())
+
+
 __all__ = ["KINDS", "OCCASIONS", "DeliveryError", "Notifier", "wanted"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Notifier", "wanted"):
-        from echosched.notify import notifier
+    if name == "Notifier":
+        from echosched.notify.notifier import Notifier
 
-        return getattr(notifier, name)
+        return Notifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,11 +35,6 @@ log = logging.getLogger(__name__)
 NOTE = "notify"
 
 
-def wanted(targets: Mapping[str, Settings], jobs: Mapping[str, Job]) -> bool:
-    """Tell whether a configuration needs a notifier at all (so that nothing is imported for nothing)."""
-    return bool(targets) or any(job.policy.healthcheck for job in jobs.values())
-
-
 class Notifier:
     """An :class:`~echosched.protocols.EventSink` that tells people and watchers. Belongs to the loop's thread.
 
