@@ -88,6 +88,7 @@ class Worker:
             paths.log,
             echo=sys.stdout.fileno() if link.mode == "foreground" else None,
             call_soon=asyncio.get_running_loop().call_soon,
+            call_later=asyncio.get_running_loop().call_later,
             lenient=True,
         )
         self.metrics = Metrics()

@@ -17,6 +17,7 @@ import signal
 import socket
 import threading
 from collections import deque
+from json.encoder import encode_basestring_ascii as _quoted
 
 from echosched.daemon.wire import CHANNEL_VARIABLE, SOLO_VARIABLE, Child
 
@@ -160,7 +161,7 @@ class WorkerLink:
     def report_child(self, tag: str, pid: int, start_ticks: int) -> None:
         """Say that a child was started; call it right after each spawn, from any thread."""
         # By hand: this runs once per job, and json.dumps would cost more than the send.
-        self._send(f'{{"op":"child","tag":{json.dumps(tag)},"pid":{pid},"ticks":{start_ticks}}}\n'.encode())
+        self._send(f'{{"op":"child","tag":{_quoted(tag)},"pid":{pid},"ticks":{start_ticks}}}\n'.encode())
 
     def acknowledge(self, *ended: tuple[int, int]) -> None:
         """Say that the ends of these children (pid, start ticks) are recorded for good: they may be forgotten."""

@@ -37,6 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+CROWD_SECONDS = 0.005
 # Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
 KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
 
@@ -63,6 +64,7 @@ class Supervisor:
         self.restart_at: float | None = None
         self.shutdown: Shutdown | None = None
         self._has_terminal = self.settings.foreground and has_terminal()
+        self._heard_at = 0.0  # of a child, last
         self._housekeeping = Housekeeping(self)
         self._watchdog = Watchdog(self)
         self.losses = Losses(self, self._watchdog, readiness.size_of(paths.out))
@@ -102,7 +104,13 @@ class Supervisor:
         self._timers(now)
         if self.exit_code is None:
             self.wakeup.wait(max(0.0, self._next_deadline() - time.monotonic()), self.workers())
-        self._listen()
+        if self._listen():
+            # Many children at once: the news lies safely in the socket, and in a burst each wake-up of ours
+            # would take from the starts what it costs.
+            before, self._heard_at = self._heard_at, time.monotonic()
+            if self._heard_at - before < CROWD_SECONDS:
+                time.sleep(CROWD_SECONDS)
+                self._listen()
         while (number := self.wakeup.take()) is not None:
             self._signal(number)
         self.reap()
@@ -167,11 +175,15 @@ class Supervisor:
             mode=self.settings.mode,
         )
 
-    def _listen(self) -> None:
+    def _listen(self) -> bool:
+        """Follow what the workers say; tell whether any of it was about a child."""
+        about_child = False
         for each in self.workers():
             each.flush()
             for message in each.read():
                 self._message(each, message)
+                about_child = about_child or message["op"] in ("child", "ack")
+        return about_child
 
     def _message(self, sender: worker.Worker, message: dict[str, Any]) -> None:
         op = message["op"]

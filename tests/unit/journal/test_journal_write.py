@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,30 @@ def test_a_burst_is_written_in_portions_and_in_order(tmp_path):
     journal.emit(paused("last"))
     journal.flush()
     assert jobs_in(tmp_path / "j.log")[-1] == "last"
+    journal.close()
+
+
+def test_a_crowd_of_events_is_collected_and_a_lone_one_is_not(tmp_path):
+    loop, later = Loop(), []
+    journal = Journal(
+        tmp_path / "j.log",
+        call_soon=loop.call_soon,
+        call_later=lambda seconds, function: later.append((seconds, function)),
+    )
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    for number in range(200):
+        journal.emit(JobPaused(ts=start + timedelta(milliseconds=number / 4), job=f"job{number}"))
+        if loop.calls:
+            loop.turn()
+    [(seconds, turn)] = later
+    assert 0 < seconds <= 0.1
+    assert 0 < len(jobs_in(tmp_path / "j.log")) < 100
+    turn()
+    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(200)]
+    journal.emit(JobPaused(ts=start + timedelta(seconds=1), job="alone"))
+    assert len(later) == 1
+    loop.turn()
+    assert jobs_in(tmp_path / "j.log")[-1] == "alone"
     journal.close()
 
 
@@ -248,7 +272,7 @@ def test_a_short_write_leaves_no_torn_line(tmp_path, monkeypatch):
 
 FULL = """
 import resource, sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from echosched.events import JobPaused
 from echosched.journal import Journal
 
