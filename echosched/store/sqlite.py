@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,6 +88,15 @@ class SqliteStore:
         except BaseException:
             await self.close()
             raise
+
+    async def judge(self) -> None:
+        """Look whether this program may use the file, without opening it; an older schema is fine.
+
+        Raises ``StoreUnusable`` for what must not be touched. Faults that may pass are left to :meth:`open`.
+        """
+        look = partial(schema.judge, self.path, len(self._steps), busy_seconds=self._busy_seconds)
+        with contextlib.suppress(StoreUnavailable):
+            await asyncio.to_thread(look)
 
     async def close(self) -> None:
         """Write what is pending and close; closing twice is harmless."""
