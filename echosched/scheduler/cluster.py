@@ -100,7 +100,7 @@ class ClusterScheduler(Scheduler):
         self._sweeps = 0
         self.peers = Peers(self.name)
         self._others: dict[str, list[Wish]] = {}  # slots that another claims first, by job
-        self._looking = False
+        self._looking: asyncio.Task[None] | None = None
         self.contact = Contact(
             store,
             clock,
@@ -151,6 +151,9 @@ class ClusterScheduler(Scheduler):
         """Claim no slot and take no run any more; what is under way goes on."""
         await self.worker.stop()
         await super().quiesce()
+        self._others.clear()  # the cursors say that nobody has claimed them yet
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
 
     async def leave(self, *, gone: bool) -> None:
         """Beat no more. With *gone* nothing is left running here, and nobody has to wait for the lease."""
@@ -216,9 +219,8 @@ class ClusterScheduler(Scheduler):
         for wish in wishes:
             if id(wish) not in numbers and self.contact.up:
                 self._others.setdefault(wish.claim.job, []).append(wish)
-        if self._others and not self._looking:
-            self._looking = True
-            self.spawn(self._look_after_others())
+        if self._others and self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_after_others())
         return [numbers.get(id(wish)) for wish in wishes]
 
     async def _look_after_others(self) -> None:
@@ -245,8 +247,14 @@ class ClusterScheduler(Scheduler):
         except OUTSIDE as error:
             self._others.clear()  # _back begins again from the cursors
             log.debug("slots of others wait for the database: %s", error)
+        except Exception:
+            self._others.clear()
+            log.exception(
+                "looking after the slots of others failed; they are looked after with the next ones"
+            )
+            self.roster.arm_all()
         finally:
-            self._looking = False
+            self._looking = None
 
     def _accounted(self, wish: Wish) -> None:
         waiting = self._others.get(wish.claim.job)
@@ -414,14 +422,18 @@ class ClusterScheduler(Scheduler):
         except OUTSIDE as error:
             log.debug("what others changed is read when the database is back: %s", error)
 
-    async def _refresh(self) -> None:
-        """Take over what other instances and operators have changed: pauses, and how far slots are accounted for."""
+    async def _refresh(self, *, anew: bool = False) -> None:
+        """Take over what other instances and operators have changed: pauses, and how far slots are accounted for.
+
+        *anew*: cursors too are as the database has them. A server that crashed may have lost claims whose runs had
+        not begun; they are made again.
+        """
         for name, record in (await self.store.load_jobs()).items():
             entry = self.roster.entries.get(name)
             if entry is None:
                 continue
             entry.last_run = record.last_run
-            entry.cursor_at = max(entry.cursor_at, record.cursor_at)
+            entry.cursor_at = record.cursor_at if anew else max(entry.cursor_at, record.cursor_at)
             if entry.paused != record.paused:
                 entry.paused = record.paused
                 self.roster.arm(entry)
@@ -430,7 +442,7 @@ class ClusterScheduler(Scheduler):
     async def _back(self) -> None:
         """Catch up after an outage of the database."""
         self._others.clear()
-        await self._refresh()
+        await self._refresh(anew=True)
         await self._look_for_queues()
         self.roster.arm_all()
         self._wake()

@@ -249,6 +249,7 @@ class ClusterStore(PostgresStore):
         }
 
         async def work(connection: Connection) -> tuple[list[tuple[int, bool]], list[tuple[str, int]]]:
+            await execute(connection, "commit_later")
             return await fetch(connection, "beat", values), await fetch(connection, "living")
 
         rows, living = await self.link.transact(work)

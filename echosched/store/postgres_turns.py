@@ -34,7 +34,7 @@ _PAUSABLE = (Trigger.SCHEDULE, Trigger.CATCHUP, Trigger.AFTER, Trigger.BOOT)
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a new slot of a job meets: runs not ended, those of them that have not begun, and one of them."""
+    """What a new slot of a job meets: runs not ended, those of them that wait for their turn, and one of them."""
 
     active: int
     waiting: int
@@ -87,6 +87,9 @@ class Placement:
 async def place(connection: Connection, orders: Sequence[Order], owner: str | None) -> Placement:
     """Account for the slots of *orders* and give tickets to the runs that may start."""
     jobs = sorted({order.claim.job for order in orders})
+    # No wait for the disk: nothing begins before its run is taken, and that commit takes this one along to the
+    # disk. What a crash of the server undoes before has not begun, and is claimed again.
+    await execute(connection, "commit_later")
     await execute(connection, "lock_jobs", {"jobs": jobs})
     rows = await fetch(connection, "situations", {"jobs": jobs})
     slots = [(one.claim.job, to_micros(one.claim.slot)) for one in orders if one.claim.slot is not None]
@@ -110,9 +113,9 @@ async def place(connection: Connection, orders: Sequence[Order], owner: str | No
         decision = Decision(one.state, one.error) if order.decide is None else order.decide(situation)
         if decision.replace is not None:
             situation = await _replace(connection, one.job, decision.replace, one.at, answer.ended)
-        if not decision.state.is_outcome:
-            met[one.job] = Situation(situation.active + 1, situation.waiting + 1, situation.earlier)
         blocked = decision.exclusive and situation.active > 0
+        if not decision.state.is_outcome:
+            met[one.job] = Situation(situation.active + 1, situation.waiting + blocked, situation.earlier)
         chosen.append(index)
         claims.append(replace(one, state=decision.state, error=decision.error))
         terms.append(replace(order.terms, exclusive=decision.exclusive, blocked=blocked))

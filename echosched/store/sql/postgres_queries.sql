@@ -45,6 +45,9 @@ FROM (SELECT * FROM unnest(%(run)s::bigint[], %(attempt)s::integer[], %(at)s::bi
     %(start_ticks)s::bigint[]) AS f (run, attempt, at, pid, start_ticks) ORDER BY run) AS f
 WHERE runs.run = f.run AND runs.attempt = f.attempt AND runs.started_at IS NULL
 
+-- name: commit_later
+SET LOCAL synchronous_commit = off
+
 -- name: lock_jobs
 SELECT name FROM jobs WHERE name = ANY(%(jobs)s::text[]) ORDER BY name FOR NO KEY UPDATE
 
@@ -166,8 +169,10 @@ DELETE FROM instances WHERE name = %(name)s
 SELECT pg_notify(current_schema(), %(message)s)
 
 -- name: situations
--- What a new slot of these jobs meets, and what time it is. Asked after the jobs were locked.
-SELECT j.name, j.paused, count(r.run), count(r.run) FILTER (WHERE r.state = 'queued'), min(r.run),
+-- What a new slot of these jobs meets, and what time it is. Asked after the jobs were locked. A run with a ticket
+-- does not wait for its turn, it has it.
+SELECT j.name, j.paused, count(r.run),
+    count(r.run) FILTER (WHERE r.state = 'queued' AND (r.blocked OR r.not_before_at IS NOT NULL)), min(r.run),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 FROM jobs AS j LEFT JOIN runs AS r ON r.job = j.name AND r.ended_at IS NULL
 WHERE j.name = ANY(%(jobs)s::text[]) GROUP BY j.name
