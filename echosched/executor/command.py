@@ -1,7 +1,7 @@
 """Commands: prepared and started beside the loop, watched in it.
 
-``start`` puts the attempt into a queue; a spawner thread builds its command line and environment,
-starts it, tells the supervisor, registers its pidfd and hands it back. Handing back is collected: a
+``launch`` puts the attempt into a queue; a spawner thread (:mod:`~echosched.executor.spawners`) builds its
+command line and environment, starts it, tells the supervisor and hands it back. Handing back is collected: a
 thousand starts cost the loop a few wake-ups. The loop never waits for a fork, a directory service
 (``user``) or a secret's file.
 """
@@ -10,29 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from echosched.clock import from_micros
-from echosched.errors import EchoschedError, ExecutionError
-from echosched.executor import answer, function, output, prepare, proc
-from echosched.executor.birth import BirthClock
+from echosched.errors import ExecutionError
+from echosched.executor import answer, function, output, proc
 from echosched.executor.cgroup import Cgroups
 from echosched.executor.commandline import needs_shell
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
 from echosched.executor.options import ExecutorOptions, Program
 from echosched.executor.prepare import Preparer
-from echosched.executor.spawn import Launch, Spawner
+from echosched.executor.spawners import Order, Spawners
 from echosched.executor.tree import Census, Undertaker
 from echosched.executor.watch import ExitWatch, ProcessExecution
 from echosched.model import Attempt, CommandAction, ProcessIdentity, PythonAction, Result, State
@@ -60,11 +57,10 @@ class CommandExecutor:
         self.closed = False
         self._report_child = options.report_child
         self._on_settled = options.on_settled
-        self._preparer = Preparer(options)
+        self._spawners = Spawners(self, Preparer(options))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exits: ExitWatch | None = None
-        self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._reaper: threading.Thread | None = None
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._called = False
         self._starting = 0
@@ -109,7 +105,7 @@ class CommandExecutor:
     ) -> None:
         """Start *attempt* without being awaited (see :class:`echosched.protocols.Launcher`)."""
         self.warm()
-        self._queue.put(_Order(attempt, begun, refused, ended, program))
+        self._spawners.put(Order(attempt, begun, refused, ended, program))
         self._starting += 1
         if self._starting >= _BURST and not self._pulsing:
             self._pulsing = True
@@ -199,16 +195,13 @@ class CommandExecutor:
         if self.closed:
             return
         self.closed = True
-        for _ in range(self.options.spawners):
-            self._queue.put(None)
+        self._spawners.close()
         self._hand_over()
         self._reaps.put(None)
         await asyncio.to_thread(self._join)
         self._deliver()
-        while not self._queue.empty():
-            order = self._queue.get()
-            if order is not None:
-                self._refuse(order, ExecutionError("not started: the executor was closed"))
+        for order in self._spawners.left():
+            self._refuse(order, ExecutionError("not started: the executor was closed"))
         for execution in list(self._running.values()):
             execution.let_go()
         self._running.clear()
@@ -217,8 +210,9 @@ class CommandExecutor:
             self._exits = None
 
     def _join(self) -> None:
-        for thread in self._threads:
-            thread.join()
+        self._spawners.join()
+        if self._reaper is not None:
+            self._reaper.join()
         self.undertaker.close()
         self.keeper.close()
 
@@ -287,7 +281,7 @@ class CommandExecutor:
         for execution, since in young:
             execution.arm(now - since)
 
-    def _hand_back(self, order: _Order, execution: ProcessExecution) -> None:
+    def _hand_back(self, order: Order, execution: ProcessExecution) -> None:
         self._starting -= 1
         execution.watch()  # here: in the spawner's thread it would cost a change of threads
         if self._pulsing:
@@ -298,7 +292,7 @@ class CommandExecutor:
         if order.ended is not None:
             execution.then(order.ended)
 
-    def _refuse(self, order: _Order, err: Exception) -> None:
+    def _refuse(self, order: Order, err: Exception) -> None:
         self._starting -= 1
         order.refused(err)
 
@@ -375,51 +369,27 @@ class CommandExecutor:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._exits = ExitWatch(self._loop)
-        if not self._threads:
-            for number in range(self.options.spawners):
-                self._threads.append(
-                    threading.Thread(target=self._work, name=f"spawner-{number}", daemon=True)
-                )
-            self._threads.append(threading.Thread(target=self._reap, name="reaper", daemon=True))
-            for thread in self._threads:
-                thread.start()
+        if self._reaper is None:
+            self._spawners.start(self.options.spawners)
+            self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
+            self._reaper.start()
 
-    # ── in the spawner threads ────────────────────────────────────────────────────────────────
+    # ── in the spawner and reaper threads ─────────────────────────────────────────────────────
 
-    def _work(self) -> None:
-        spawner = Spawner()
-        birth = BirthClock(self.clock)
-        while (order := self._queue.get()) is not None:
-            try:
-                execution = self._spawn(spawner, birth, order)
-            except EchoschedError as err:
-                self.call(self._refuse, order, err)
-            except Exception as err:
-                log.exception("run %s of %s could not be started", order.attempt.run, order.attempt.job.name)
-                self.call(self._refuse, order, ExecutionError(f"cannot be started: {err!r}"))
-            else:
-                self.call(self._hand_back, order, execution)
-
-    def _spawn(self, spawner: Spawner, birth: BirthClock, order: _Order) -> ProcessExecution:
+    def begun(self, order: Order, process: ProcessIdentity, started_at: datetime) -> None:
+        """Take on the process that a spawner has just started for *order*."""
         attempt = order.attempt
-        launch = self._preparer.prepare(attempt, order.program)
-        try:
-            prepare.refuse_nul(launch)
-            birth.before()
-            pid = _launch(spawner, launch)
-        finally:
-            if launch.stdin is not None:
-                os.close(launch.stdin)
-        # From here on the command runs: whatever else goes wrong, it must not be taken for not started (and
-        # be started again). Nobody can reap it before us, so its number stays valid until settle().
-        started_at = self.clock.now()
-        process = ProcessIdentity(pid, birth.start_ticks(pid))
         self._tell(attempt, process)
         if self._cgroups is not None:
-            self._cgroups.enter(attempt.tag, pid)
-        execution = ProcessExecution(self, attempt, process, proc.open_pidfd(pid), started_at, own=True)
+            self._cgroups.enter(attempt.tag, process.pid)
+        pidfd = proc.open_pidfd(process.pid)
+        execution = ProcessExecution(self, attempt, process, pidfd, started_at, own=True)
         self._take_on(execution)
-        return execution
+        self.call(self._hand_back, order, execution)
+
+    def refuse(self, order: Order, err: Exception) -> None:
+        """Say that *order* could not be carried out."""
+        self.call(self._refuse, order, err)
 
     def _tell(self, attempt: Attempt, process: ProcessIdentity) -> None:
         if self._report_child is not None:
@@ -454,34 +424,6 @@ class CommandExecutor:
                 self._on_settled(*((each.pid, each.start_ticks) for each in identities))
             except Exception:
                 log.exception("the supervisor could not be told of the end of %d processes", len(batch))
-
-
-@dataclass(slots=True)
-class _Order:
-    attempt: Attempt
-    begun: Callable[[ProcessExecution], None]
-    refused: Callable[[Exception], None]
-    ended: Callable[[Result], None] | None
-    program: Program | None
-
-
-def _launch(spawner: Spawner, launch: Launch) -> int:
-    try:
-        return spawner.spawn(launch)
-    except OSError as err:
-        if err.errno != errno.ENOEXEC:
-            raise ExecutionError(prepare.explain(err, launch)) from err
-    # A script without "#!": every shell runs it as one of its own, and so do we. The output file exists.
-    script = replace(
-        launch,
-        path=b"/bin/sh",
-        argv=[b"/bin/sh", launch.path, *launch.argv[1:]],
-        exclusive=False,
-    )
-    try:
-        return spawner.spawn(script)
-    except OSError as err:
-        raise ExecutionError(prepare.explain(err, script)) from err
 
 
 def _with_size(result: Result, size: int | None) -> Result:
