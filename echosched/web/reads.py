@@ -71,6 +71,9 @@ class SharedReads:
             # Somebody is told below; if all of them have gone, nobody needs to hear of a failure.
             answer.add_done_callback(lambda future: future.cancelled() or future.exception())
             answer.add_done_callback(lambda future: self._landed(key, future, now))
+            # What nobody may have any more goes now: answers can be large.
+            for old in [name for name, (end, kept) in self._kept.items() if kept.done() and now > end]:
+                del self._kept[old]
             self._kept[key] = (now, answer)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 
 import pytest
@@ -59,3 +61,19 @@ def test_a_refused_upgrade_says_what_the_new_worker_could_not_do(house: House, p
     assert refused.stderr.startswith("echoschedd: upgrade: the new worker could not start: ")
     assert refused.stderr.endswith(f"{more} (the old version goes on)\n")
     assert "nonsense0" in refused.stderr
+
+
+def test_an_upgrade_whose_program_is_too_old_for_the_database_is_refused_while_the_old_worker_goes_on(
+    house: House,
+) -> None:
+    house.write('[job.tock]\ncommand = "true"\n')
+    house.ok("start")
+    worker = house.worker_pid
+    with contextlib.closing(sqlite3.connect(house.directory / "echosched.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")  # as a later program would leave it
+    refused = house.run("upgrade")
+    assert refused.returncode == 1
+    assert "upgrade: the new worker could not start: " in refused.stderr
+    assert "has schema 99, and this program knows only up to" in refused.stderr
+    assert house.worker_pid == worker
+    assert house.outcome("tock")["state"] == "succeeded"

@@ -36,7 +36,7 @@ def test_a_wrong_key_is_told_and_the_right_one_opens_the_page(served, eyes):
     expect(page.locator("#health")).to_contain_text("Running")
     assert page.evaluate("sessionStorage.getItem('echosched.key')") == KEY
     assert KEY not in page.evaluate("JSON.stringify(localStorage)") + page.url
-    page.get_by_role("button", name="Leave").click()
+    page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("Dashboard key")).to_be_visible()
     assert page.evaluate("sessionStorage.getItem('echosched.key')") is None
     assert "hello" not in page.locator("main").inner_text()
@@ -108,6 +108,17 @@ def test_a_failed_job_and_its_reason_are_one_click_away(served, eyes):
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     page.get_by_role("button", name="Run again").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"backup #[2-9]"))
+
+
+def test_the_days_failures_are_listed_by_the_figure_that_counts_them(served, eyes):
+    served.post("/api/jobs/hello/run?wait=1")
+    served.post("/api/jobs/backup/run?wait=1")
+    page = eyes.open(served)
+    page.get_by_role("link", name="1 failed").click()
+    expect(page.locator("table.runs tbody tr")).to_have_count(1)
+    expect(page.locator("table.runs")).to_contain_text("exit code 2")
+    page.get_by_role("button", name="All", exact=True).click()
+    expect(page.locator("table.runs tbody tr")).to_have_count(2)
 
 
 def test_a_failed_job_and_its_reason_are_found_while_the_scheduler_is_dead(served, eyes, kill, until):

@@ -170,7 +170,7 @@ def test_pages_are_legible_and_fit(shop, eyes, device, width, height, scheme):
     page.locator("table.jobs").wait_for()
     page.screenshot(path=PICTURES / f"stopped-{device}-{scheme}.png")
     look(page, "stopped")
-    page.get_by_role("button", name="Leave").click()
+    page.get_by_role("button", name="Log out").click()
     page.get_by_label("Dashboard key").wait_for()
     page.screenshot(path=PICTURES / f"key-{device}-{scheme}.png")
     look(page, "key")

@@ -28,7 +28,7 @@ function route() {
   }
   if (name === "run" && /^\d{1,18}$/.test(argument)) return (place) => run.mount(place, argument);
   if (name === "job" && argument) return (place) => job.mount(place, argument);
-  if (name === "runs") return overview.mountRuns;
+  if (name === "runs") return (place) => overview.mountRuns(place, argument);
   if (name === "journal") return journal.mount;
   return overview.mount;
 }
@@ -56,7 +56,7 @@ const THEMES = { "": ["Auto", "dark"], dark: ["Dark", "light"], light: ["Light",
 function drawHeader() {
   const here = location.hash || "#/";
   const [glyph, tone, words] = healthOf(known.status);
-  const current = (hash) => here === hash || (hash === "#/" && /^#\/job\//.test(here)) || (hash === "#/runs" && /^#\/run\//.test(here)) ? "page" : undefined;
+  const current = (hash) => here === hash || (hash === "#/" && /^#\/job\//.test(here)) || (hash === "#/runs" && /^#\/runs?\//.test(here)) ? "page" : undefined;
   show(document.getElementById("top"),
     h("a", { class: "brand", href: "#/", "aria-label": "EchoSched, overview" }, logo(), h("span", {}, "EchoSched")),
     h("nav", { "aria-label": "Views" }, TABS.map(([hash, text]) => h("a", { href: hash, "aria-current": current(hash) }, text))),
@@ -66,8 +66,8 @@ function drawHeader() {
       check("auto", "Every 10 s", "Refresh every 10 seconds", settings.auto, (on) => { settings.auto = on; }),
       check("live", "Live", "Follow events as they happen", settings.live, (on) => { settings.live = on; }),
       linkState()),
-    h("button", { type: "button", class: "quiet", title: "Light or dark", onclick: nextTheme }, h("span", { class: "unseen" }, "Colours: "), THEMES[settings.theme]?.[0] ?? "Auto"),
-    h("button", { type: "button", class: "quiet", title: "Forget the key in this tab", onclick: leave }, "Leave"));
+    h("button", { type: "button", class: "quiet", title: "Light or dark", onclick: nextTheme }, h("span", { class: "unseen" }, "Colours: "), h("span", { "aria-hidden": "true" }, "◐ "), THEMES[settings.theme]?.[0] ?? "Auto"),
+    h("button", { type: "button", class: "quiet", title: "Forget the key in this tab", onclick: leave }, "Log out"));
 }
 
 const logo = () => s("svg", { width: 24, height: 24, viewBox: "0 0 32 32", "aria-hidden": "true" },

@@ -114,7 +114,7 @@ function figures() {
   return h("p", { class: "figures" },
     h("span", {}, `Last ${known.timeline.hours === 1 ? "hour" : `${Math.min(24, known.timeline.hours)} h`}: `),
     h("span", {}, plural(runs.length, "run")), ", ",
-    h("span", { class: failed ? "bad" : "" }, `${count(failed)} failed`), ", ",
+    failed ? h("a", { class: "bad", href: "#/runs/failed" }, `${count(failed)} failed`) : h("span", {}, "0 failed"), ", ",
     n("missed") ? [h("span", { class: "odd" }, `${count(n("missed"))} missed`), ", "] : null,
     h("span", {}, `median lag ${lags.length ? duration(lags[Math.floor(lags.length / 2)]) : "–"}`));
 }
@@ -217,6 +217,8 @@ function actions(job) {
 
 // ── all runs ──────────────────────────────────────────────────────────────────────────────────
 
+const FAILED = "failed,timed_out,abandoned,missed";
+
 /** A list of runs that pages back; used by the runs page and the job page. */
 export class RunList {
   constructor(address) {
@@ -246,7 +248,7 @@ export class RunList {
   }
 
   draw(withJob) {
-    const states = [["", "All"], ["failed,timed_out,abandoned,missed", "Failed"], ["running,queued", "Running"], ["succeeded", "Succeeded"], ["skipped,cancelled", "Not run"]];
+    const states = [["", "All"], [FAILED, "Failed"], ["running,queued", "Running"], ["succeeded", "Succeeded"], ["skipped,cancelled", "Not run"]];
     return [
       h("div", { class: "segments", role: "group", "aria-label": "Which runs", "data-key": "segments" }, states.map(([value, text]) => h("button", { type: "button", "aria-pressed": String(this.state === value), onclick: () => { this.state = value; this.rows = null; this.redraw(); this.load(); } }, text))),
       this.body(withJob),
@@ -271,8 +273,9 @@ export class RunList {
   }
 }
 
-export function mountRuns(main) {
+export function mountRuns(main, which = "") {
   const list = new RunList("api/runs");
+  if (which === "failed") list.state = FAILED;
   const place = h("section", { class: "card" });
   main.replaceChildren(h("h1", { tabindex: "-1" }, "Runs"), place);
   list.redraw = () => show(place, list.draw(true));

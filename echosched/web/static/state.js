@@ -62,10 +62,23 @@ export function changed(what) {
 // ── asking ────────────────────────────────────────────────────────────────────────────────────
 
 const underway = new Map();
+let life = 0; // of the key: what was asked with an earlier one is nothing to show any more
+
+/** Ask the API; the answer counts only while the key is the one that it was asked with. */
+async function ask(address) {
+  const asked = life;
+  const [answer, error] = await get(address).then((found) => [found, null], (problem) => [null, problem]);
+  if (asked !== life) throw Object.assign(new Error("asked with an earlier key"), { name: "AbortError" });
+  if (error) throw error;
+  return answer;
+}
 
 /** Run *task* unless the same is on its way. */
 function once(name, task) {
-  if (!underway.has(name)) underway.set(name, task().finally(() => underway.delete(name)));
+  if (!underway.has(name)) {
+    const promise = task().finally(() => { if (underway.get(name) === promise) underway.delete(name); });
+    underway.set(name, promise);
+  }
   return underway.get(name);
 }
 
@@ -87,7 +100,7 @@ function failed(error) {
 
 export const loadStatus = () => once("status", async () => {
   try {
-    setStatus((await get("api/automations/status")).data);
+    setStatus((await ask("api/automations/status")).data);
     heard();
   } catch (error) {
     failed(error);
@@ -106,7 +119,7 @@ export function setStatus(status) {
 export const loadJobs = () => once("jobs", async () => {
   try {
     const { text, only, sort, down, limit } = known.list;
-    const asked = (wanted) => get("api/jobs" + query(wanted));
+    const asked = (wanted) => ask("api/jobs" + query(wanted));
     const [page, troubled] = await Promise.all([
       asked({ q: text.trim(), only, sort, down: down ? 1 : null, limit }),
       asked({ only: "failing", sort: "trouble", down: 1, limit: 6, recent: 0 }),
@@ -117,6 +130,7 @@ export const loadJobs = () => once("jobs", async () => {
     heard();
   } catch (error) {
     failed(error);
+    if (error.name === "AbortError") return;
     known.jobsError = error;
   }
   changed("jobs");
@@ -135,7 +149,7 @@ export const loadTimeline = () => once("timeline", async () => {
   const now = Date.now();
   const at = (ms) => new Date(ms).toISOString();
   try {
-    const answer = await get("api/timeline" + query({ from: at(now - hours * 3600e3), to: at(now + hours * 3600e3) }));
+    const answer = await ask("api/timeline" + query({ from: at(now - hours * 3600e3), to: at(now + hours * 3600e3) }));
     known.timeline = { ...answer.data, hours };
     timelineAt = Date.now();
   } catch (error) {
@@ -147,7 +161,7 @@ export const loadTimeline = () => once("timeline", async () => {
 export const loadJournal = () => once("journal", async () => {
   try {
     const before = known.events.length;
-    const answer = await get("api/journal?n=500");
+    const answer = await ask("api/journal?n=500");
     // What was heard while the answer was on its way may be in it, or not.
     const had = new Set(answer.data.slice(-200).map((event) => JSON.stringify(event)));
     known.events = [...answer.data, ...known.events.slice(before).filter((event) => !had.has(JSON.stringify(event)))];
@@ -233,6 +247,8 @@ function heardEvent(event, id) {
 
 /** Forget everything that a key was needed for. */
 export function forget() {
+  life += 1;
+  underway.clear();
   streaming?.abort();
   streaming = null;
   Object.assign(known, { status: null, jobs: null, troubled: null, jobsError: null, timeline: null, events: [], eventsLoaded: false });

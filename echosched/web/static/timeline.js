@@ -41,7 +41,9 @@ export function draw() {
   show(place,
     h("div", { class: "cardhead" }, h("h2", {}, "Timeline"),
       h("div", { class: "segments", role: "group", "aria-label": "How far back and ahead" },
-        RANGES.map(([hours, text]) => h("button", { type: "button", "aria-pressed": String(known.timelineHours === hours), "aria-label": `${text} back and ahead`, onclick: () => { known.timelineHours = hours; draw(); loadTimeline(); } }, `±${text}`)))),
+        RANGES.map(([hours, text]) => h("button", { type: "button", "aria-pressed": String(known.timelineHours === hours), "aria-label": `${text} back and ahead`, onclick: () => { known.timelineHours = hours; draw(); loadTimeline(); } }, `±${text}`))),
+      h("span", { class: "grow" }),
+      h("span", { class: "dim" }, `Times in ${Intl.DateTimeFormat().resolvedOptions().timeZone ?? "your time zone"}`)),
     body(data));
 }
 
