@@ -205,7 +205,9 @@ class ClusterScheduler(Scheduler):
             return await self._place(wishes)
         if not self.contact.up:
             return [None] * len(wishes)  # caught up when the database is back, by each job's policy
-        own = [wish for wish in wishes if self.peers.claims(wish.claim.job)]
+        own = [
+            wish for wish in wishes if wish.claim.slot and self.peers.claims(wish.claim.job, wish.claim.slot)
+        ]
         numbers: dict[int, int | None] = {}
         try:
             if own:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import accumulate
 from zlib import crc32
+
+TURN_SECONDS = 10
+"""How long one instance goes ahead for a job."""
 
 _SPREAD = 2_654_435_761  # Knuth's: neighbouring numbers fall far apart
 
@@ -22,14 +26,10 @@ class Peers:
         self._me = me
         self._names: tuple[str, ...] = ()
         self._bounds: list[int] = []
-        self._first: dict[str, bool] = {}
 
     def see(self, living: Sequence[tuple[str, int]]) -> None:
         """Take note of the names and capacities of all that live and take runs."""
-        names = tuple(name for name, _ in sorted(living))
-        if names != self._names:
-            self._first.clear()
-        self._names = names
+        self._names = tuple(name for name, _ in sorted(living))
         self._bounds = list(accumulate(max(1, capacity) for _, capacity in sorted(living)))
 
     @property
@@ -37,17 +37,16 @@ class Peers:
         """Tell whether nobody else is known to be there."""
         return not self._names or self._names == (self._me,)
 
-    def claims(self, job: str) -> bool:
-        """Tell whether this instance is the one that claims the slots of *job* first.
+    def claims(self, job: str, slot: datetime) -> bool:
+        """Tell whether this instance is the one that claims that *slot* of *job* first.
 
-        By job, so that one instance claims a job's slots in their order; when an instance comes or goes, only
-        its own jobs move.
+        For a while one instance claims all slots of a job, then another: where two of them define a job
+        differently (a roll-out), both definitions have their turns.
         """
-        known = self._first.get(job)
-        if known is None:
-            first = max(self._names, key=lambda name: crc32(f"{name}/{job}".encode()), default=self._me)
-            known = self._first[job] = first == self._me
-        return known
+        if not self._names:
+            return True
+        turn = int(slot.timestamp()) // TURN_SECONDS
+        return self._names[crc32(f"{turn}/{job}".encode()) % len(self._names)] == self._me
 
     def takes(self, number: int) -> bool:
         """Tell whether this instance is the first to take ticket *number*: each by its capacity."""
