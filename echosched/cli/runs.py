@@ -8,18 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from echosched.cli import render
 from echosched.cli.session import client_of, count_of, no_such_job, paths_of, run_number, seconds_of
 from echosched.clock import SystemClock, rfc3339
-from echosched.errors import NotRunning, UsageError
+from echosched.errors import NotRunning, Unreachable, UsageError
 from echosched.model import State
 
 if TYPE_CHECKING:
     from echosched.config.paths import Paths
+
+_PATIENCE_SECONDS, _LOOK_SECONDS, _ALONE_SECONDS = 90.0, 0.1, 3.0
+
+T = TypeVar("T")
 
 FAILED = (State.FAILED, State.TIMED_OUT, State.ABANDONED)
 
@@ -35,12 +40,11 @@ def run(arguments: dict[str, Any]) -> int:
                 print(f"run {number} (echoschedd output {number} -f shows it)")
             return 0
         quiet = arguments["--json"]
+        client.close()
         try:
             if not quiet:
-                _show_stream(client, number, 1, onward=True)
-            client.close()
-            with client_of(arguments, timeout=None) as patient:
-                row = patient.call("wait", run=number)
+                _show_stream(arguments, number, 1, onward=True)
+            row = _through_changes(arguments, lambda: _wait(arguments, number))
         except KeyboardInterrupt:
             print(f"\nrun {number} goes on (echoschedd cancel {number} ends it)", file=sys.stderr)
             return 130
@@ -51,12 +55,59 @@ def run(arguments: dict[str, Any]) -> int:
     return 0 if row["state"] == State.SUCCEEDED else 1
 
 
-def _show_stream(client: Any, number: int, attempt: int | None, *, onward: bool = False) -> None:
-    last = ""
-    for piece in client.stream("follow_output", run=number, attempt=attempt, onward=onward):
-        sys.stdout.write(piece["text"])
-        sys.stdout.flush()
-        last = piece["text"] or last
+def _wait(arguments: dict[str, Any], number: int) -> dict[str, Any]:
+    with client_of(arguments, timeout=None) as client:
+        row: dict[str, Any] = client.call("wait", run=number)
+    return row
+
+
+def _through_changes(arguments: dict[str, Any], step: Callable[[], T]) -> T:
+    """Carry out *step*, again after each change of workers: the run outlives that, and so does who waits for it."""
+    while True:
+        try:
+            return step()
+        except (NotRunning, Unreachable):
+            if not _answers_again(arguments):
+                raise
+
+
+def _answers_again(arguments: dict[str, Any]) -> bool:
+    from echosched.daemon import lock
+
+    pidfile = paths_of(arguments).pidfile
+    alone_since = None  # a restart lets go of the lock for a moment
+    for _ in range(int(_PATIENCE_SECONDS / _LOOK_SECONDS)):
+        with contextlib.suppress(NotRunning, Unreachable), client_of(arguments, timeout=5.0) as client:
+            client.call("running")
+            return True
+        if lock.is_held(pidfile):
+            alone_since = None
+        elif alone_since is None:
+            alone_since = SystemClock().monotonic()
+        elif SystemClock().monotonic() - alone_since > _ALONE_SECONDS:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return False
+
+
+def _show_stream(
+    arguments: dict[str, Any], number: int, attempt: int | None, *, onward: bool = False
+) -> None:
+    last, offset = "", 0
+
+    def follow() -> None:
+        nonlocal last, attempt, offset
+        onwards = onward or attempt is None
+        with client_of(arguments) as client:
+            for piece in client.stream(
+                "follow_output", run=number, attempt=attempt, offset=offset, onward=onwards
+            ):
+                sys.stdout.write(piece["text"])
+                sys.stdout.flush()
+                last = piece["text"] or last
+                attempt, offset = piece["attempt"], piece["next_offset"]
+
+    _through_changes(arguments, follow)
     if last and not last.endswith("\n") and sys.stdout.isatty():
         print()  # what comes next must not stand behind the job's last words; a pipe gets the exact output
 
@@ -177,7 +228,9 @@ def output(arguments: dict[str, Any]) -> int:
     try:
         with client_of(arguments) as client:
             if arguments["--follow"]:
-                _show_stream(client, number, attempt)
+                client.call("running")  # of a daemon that is not there the store is read as it lies
+                client.close()
+                _show_stream(arguments, number, attempt)
             else:
                 _show_pieces(lambda query: client.call("output", **query), number, attempt)
     except NotRunning:

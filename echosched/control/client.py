@@ -52,20 +52,20 @@ class ControlClient:
 
     def stream(self, op: str, **args: Any) -> Iterator[Any]:
         """Carry out the streaming *op* and yield its items as they come, without a time limit."""
-        answer = self._request(op, args)
-        if self._socket is not None:
-            self._socket.settimeout(None)
+        answer = self._request(op, args, patient=True)
         while answer.get("more"):
             yield answer.get("data")
             answer = self._read()
         if not answer.get("ok"):
             raise protocol.revive(answer)
 
-    def _request(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, op: str, args: dict[str, Any], *, patient: bool = False) -> dict[str, Any]:
         try:
             sock = self._connect()
             sock.settimeout(self._timeout)
             sock.sendall(protocol.encode({"op": op, "args": args}))
+            if patient:  # also for the first item: a job may say nothing for hours
+                sock.settimeout(None)
         except (FileNotFoundError, ConnectionRefusedError):
             self.close()
             raise NotRunning(f"{self.path}: no daemon listens there (echoschedd start)") from None

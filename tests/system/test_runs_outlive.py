@@ -380,6 +380,30 @@ def test_boot_jobs_do_not_fire_again_over_an_upgrade(house: House) -> None:
     assert len(house.history("boot")) == 1
 
 
+@pytest.mark.parametrize("blow", ["kill", "upgrade", "restart"])
+def test_who_waits_for_a_run_outlives_the_worker_too(house: House, blow: str) -> None:
+    house.write(
+        '[job.long]\nretries = 1\nretry_delay = "0s"\n'
+        'command = "echo a; sleep 3; echo b; exit $((2 - ECHOSCHED_ATTEMPT))"\n'
+    )
+    house.ok("start")
+    with (house.directory / "shown").open("wb") as shown:
+        waiting = house.popen("run", "long", "--wait", stdout=shown)
+    eventually(lambda: (house.directory / "shown").read_text() == "a\n")
+    worker = house.worker_pid
+    if blow == "kill":
+        os.kill(worker, signal.SIGKILL)
+    elif blow == "upgrade":
+        house.ok("upgrade")
+    else:
+        house.ok("restart", "--keep-jobs")
+    eventually(lambda: house.worker_pid not in (0, worker))
+    code, shown_text = waiting.wait(60), (house.directory / "shown").read_text()
+    if blow == "restart" and house.last("long")["state"] == "abandoned":
+        return  # a stranger's exit code needs Linux 6.15
+    assert (code, shown_text) == (0, "a\nb\na\nb\n")
+
+
 def test_a_job_that_ends_with_success_when_the_daemon_stops_has_succeeded(house: House) -> None:
     (house.directory / "leaves.py").write_text(
         "import signal, sys, time\n"

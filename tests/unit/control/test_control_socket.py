@@ -132,6 +132,23 @@ async def test_nobody_listening_and_nobody_answering_differ(tmp_path: Path) -> N
             c.call("status")
 
 
+async def test_a_stream_may_be_silent_for_longer_than_any_answer_takes(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        for line in ({"ok": True, "more": True, "data": "late"}, {"ok": True}):
+            await asyncio.sleep(0.2)
+            writer.write(protocol.encode(line))
+        await writer.drain()
+        writer.close()
+
+    def listen() -> list[Any]:
+        with ControlClient(str(tmp_path / "slow"), timeout=0.05) as client:
+            return list(client.stream("follow"))
+
+    async with await asyncio.start_unix_server(answer, str(tmp_path / "slow")):
+        assert await asyncio.to_thread(listen) == ["late"]
+
+
 async def raw(daemon: Daemon, data: bytes) -> bytes:
     reader, writer = await asyncio.open_unix_connection(daemon.path, limit=4 << 20)
     writer.write(data)
