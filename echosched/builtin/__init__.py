@@ -1,9 +1,10 @@
 """The jobs that ship: ``brief``, ``report``, ``selfheal``, ``retention``.
 
-Each is a module with ``async def run(context) -> Mapping`` that runs inside the worker: it never
-blocks the loop for long (files in threads, rows in small batches with pauses) and answers with a small
-JSON-able mapping, the run's value. An :class:`~echosched.errors.ExecutionError` makes the run
-``failed`` with that reason. Everything a built-in job touches comes in by its :class:`Context`.
+Each is a module with ``async def run(context) -> Mapping``. ``brief`` and ``report`` mostly have a process of
+their own; the others run inside the worker and never block its loop for long (files in threads, rows in
+small batches with pauses). The answer is a small JSON-able mapping, the run's value. An
+:class:`~echosched.errors.ExecutionError` makes the run ``failed`` with that reason. Everything a built-in job
+touches comes in by its :class:`Context`.
 """
 
 from __future__ import annotations
