@@ -14,60 +14,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from echosched import events
 from echosched.clock import SharedClock
 from echosched.errors import Conflict
-from echosched.model import Claim, Ended, Job, OnAbandoned, Overlap, Policy, Result, Run, State, Trigger
-from echosched.policy import misfire, overlap
+from echosched.model import Claim, Ended, Job, Result, Run, State, Trigger
 from echosched.scheduler.contact import Contact
 from echosched.scheduler.core import Scheduler
-from echosched.scheduler.entries import Entry, LiveRun
-from echosched.scheduler.judge import Judge, Wish
+from echosched.scheduler.entries import LiveRun
+from echosched.scheduler.judge import Wish
 from echosched.scheduler.peers import Peers
+from echosched.scheduler.placing import ClusterJudge, Placing, queue_for
 from echosched.scheduler.recovery import follow_up, stranger
-from echosched.scheduler.runs import run_fields
+from echosched.scheduler.sweeper import Sweeper
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
 from echosched.store.postgres_tickets import TicketWorker
-from echosched.store.postgres_turns import Decision, Order, Situation, queue_of
-from echosched.store.postgres_writes import Terms
+from echosched.store.postgres_turns import queue_of
 from echosched.timer import call_later
 
 log = logging.getLogger(__name__)
 
-ANYWHERE = "any"
 WAIT_SECONDS = 0.25
 """How often a run on another host is looked at by whoever waits for it."""
 
 REFRESH_SECONDS = 0.2
 """Several changes that arrive together are read at once."""
-
-OTHERS_SECONDS = 0.25
-"""How long an instance waits for another one to claim a slot."""
-
-MEND_EVERY = 4
-"""Every so many sweeps also look for tickets that were lost."""
-
-MOST_QUEUE = 100  # characters; Procrastinate's names have 128 at most, and a definition may follow
-
-
-class ClusterJudge(Judge):
-    """Turns slots into wishes; what becomes of a live one is for the database to say."""
-
-    def wishes(self, entry: Entry, now: datetime) -> list[Wish]:
-        """Return what is wished for the due slots of *entry*; moves it on behind them."""
-        slots, more = self._roster.take_due(entry, now)
-        self._roster.push(entry)
-        wishes = []
-        for verdict in misfire.judge(slots, now, entry.job.policy, more=more):
-            state = State.QUEUED if verdict.missed is None else State.MISSED
-            priority = entry.job.policy.priority
-            claim = Claim(entry.job.name, verdict.slot, verdict.trigger, state, now, verdict.missed, priority)
-            wishes.append(Wish(entry, claim))
-        return wishes
 
 
 class ClusterScheduler(Scheduler):
@@ -97,17 +71,16 @@ class ClusterScheduler(Scheduler):
         self._queues: set[str] = set()
         self._own_queues: dict[str, str] = {}
         self._refreshing: set[str] | None = None
-        self._sweeps = 0
         self.peers = Peers(self.name)
-        self._others: dict[str, list[Wish]] = {}  # slots that another claims first, by job
-        self._looking: asyncio.Task[None] | None = None
+        self.placing = Placing(self, self.peers)
+        self._sweeper = Sweeper(self)
         self.contact = Contact(
             store,
             clock,
             heartbeat=heartbeat,
             emit=self.emit,
             back=self._back,
-            sweep=self._sweep,
+            sweep=lambda: self._sweeper.sweep(),
             rejoin=self._rejoin,
             peers=self.peers,
             on_degraded=on_degraded,
@@ -151,9 +124,7 @@ class ClusterScheduler(Scheduler):
         """Claim no slot and take no run any more; what is under way goes on."""
         await self.worker.stop()
         await super().quiesce()
-        self._others.clear()  # the cursors say that nobody has claimed them yet
-        if self._looking is not None:
-            await asyncio.wait([self._looking])
+        await self.placing.rest()
 
     async def leave(self, *, gone: bool) -> None:
         """Beat no more. With *gone* nothing is left running here, and nobody has to wait for the lease."""
@@ -197,110 +168,12 @@ class ClusterScheduler(Scheduler):
     # ── slots ─────────────────────────────────────────────────────────────────────────────────
 
     async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
-        """Have the wishes decided and made durable in one transaction; whoever has room takes their runs.
+        """Have the wishes decided by the database; whoever has room takes their runs."""
+        return await self.placing.claim(wishes)
 
-        Slots that are another's to claim first are looked at a moment later; their numbers are not known here.
-        """
-        if any(wish.claim.slot is None or wish.claim.trigger is Trigger.AFTER for wish in wishes):
-            return await self._place(wishes)
-        if not self.contact.up:
-            return [None] * len(wishes)  # caught up when the database is back, by each job's policy
-        own = [
-            wish for wish in wishes if wish.claim.slot and self.peers.claims(wish.claim.job, wish.claim.slot)
-        ]
-        numbers: dict[int, int | None] = {}
-        try:
-            if own:
-                # A job's slots are accounted for in their order, whoever came first for the earlier ones: its
-                # cursor says that all before it are.
-                earlier = [one for wish in own for one in self._others.pop(wish.claim.job, ())]
-                placed = await self._place([*earlier, *own])
-                numbers = dict(zip(map(id, own), placed[len(earlier) :], strict=True))
-        except OUTSIDE as error:
-            log.debug("slots wait for the database: %s", error)
-        for wish in wishes:
-            if id(wish) not in numbers and self.contact.up:
-                self._others.setdefault(wish.claim.job, []).append(wish)
-        if self._others and self._looking is None:
-            self._looking = asyncio.get_running_loop().create_task(self._look_after_others())
-        return [numbers.get(id(wish)) for wish in wishes]
-
-    async def _look_after_others(self) -> None:
-        """Claim what was another's to claim, and was not."""
-        try:
-            while self._others:
-                await asyncio.sleep(OTHERS_SECONDS)
-                wishes = [wish for waiting in self._others.values() for wish in waiting]
-                now = self.clock.now()
-                due = [wish for wish in wishes if (now - wish.claim.at).total_seconds() >= OTHERS_SECONDS]
-                if not due:
-                    continue
-                taken = await self.store.known_slots([wish.claim for wish in due])
-                left = []
-                for wish in due:
-                    if (wish.claim.job, wish.claim.slot) in taken:
-                        self._moved_on(wish)
-                    else:
-                        left.append(wish)
-                if left:
-                    await self._place(left)
-                for wish in due:
-                    self._accounted(wish)
-        except OUTSIDE as error:
-            self._others.clear()  # _back begins again from the cursors
-            log.debug("slots of others wait for the database: %s", error)
-        except Exception:
-            self._others.clear()
-            log.exception(
-                "looking after the slots of others failed; they are looked after with the next ones"
-            )
-            self.roster.arm_all()
-        finally:
-            self._looking = None
-
-    def _accounted(self, wish: Wish) -> None:
-        waiting = self._others.get(wish.claim.job)
-        if waiting is not None and wish in waiting:
-            waiting.remove(wish)
-            if not waiting:
-                del self._others[wish.claim.job]
-
-    def _moved_on(self, wish: Wish) -> None:
-        slot = wish.claim.slot
-        if slot is not None and slot > wish.entry.cursor_at:
-            wish.entry.cursor_at = slot
-
-    async def _place(self, wishes: Sequence[Wish]) -> list[int | None]:
-        orders = [Order(wish.claim, self._terms(wish), _decider(wish)) for wish in wishes]
-        begun = self.clock.monotonic()
-        try:
-            placement = await self.store.place(orders)
-            while placement.early_seconds > 0:
-                await asyncio.sleep(min(placement.early_seconds, 1.0))
-                placement = await self.store.place(orders)
-        finally:
-            self._on_write(self.clock.monotonic() - begun)
-        numbers: list[int | None] = []
-        for wish, placed in zip(wishes, placement.placed, strict=True):
-            claim = wish.claim
-            self._moved_on(wish)
-            numbers.append(None if placed is None else placed.run)
-            if placed is not None:
-                live = LiveRun(wish.entry, placed.run, claim.slot, claim.trigger, claim.at)
-                self.emit(_placed(live, placed.state, claim.at, placed.error))
-        for run in placement.ended:
-            self._tell_ended(run)
-        return numbers
-
-    def _terms(self, wish: Wish) -> Terms:
-        policy = wish.entry.job.policy
-        queue = f"@{self.name}" if wish.claim.trigger is Trigger.BOOT else _queue(policy.labels)
-        return Terms(
-            queue=queue,
-            definition=wish.entry.job.definition,
-            group=policy.concurrency_group,
-            group_limit=policy.concurrency_limit,
-        )
+    def on_write(self, seconds: float) -> None:
+        """Take note how long a transaction took."""
+        self._on_write(seconds)
 
     async def trigger(
         self, name: str, trigger: Trigger = Trigger.MANUAL, *, slot: datetime | None = None
@@ -355,6 +228,10 @@ class ClusterScheduler(Scheduler):
 
     def _start_followers(self, live: LiveRun, state: State) -> None:
         self.worker.free()
+        self.start_followers(live, state)
+
+    def start_followers(self, live: LiveRun, state: State) -> None:
+        """Start what comes after a run that ended in *state*, wherever it ran."""
         super()._start_followers(live, state)
 
     async def cancel(self, run: int, reason: str) -> None:
@@ -364,7 +241,7 @@ class ClusterScheduler(Scheduler):
             return
         ended = await self.store.cancel(run, reason, self.clock.now())
         if ended is not None:
-            self._tell_ended(ended)
+            self.tell_ended(ended)
 
     async def wait(self, run: int) -> Run:
         """Return run *run* when it has ended, wherever it is."""
@@ -374,7 +251,7 @@ class ClusterScheduler(Scheduler):
                 return found
             await asyncio.sleep(WAIT_SECONDS)
 
-    def _tell_ended(self, run: Run) -> None:
+    def tell_ended(self, run: Run) -> None:
         """Tell of a run that ended here without having run here."""
         entry = self.roster.entries.get(run.job) or stranger(run, self.clock.now())
         live = LiveRun(entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt)
@@ -382,14 +259,14 @@ class ClusterScheduler(Scheduler):
         self.runs.tell_end(
             live, Ended(run.run, run.job, run.attempt, run.ended_at or self.clock.now(), result)
         )
-        super()._start_followers(live, run.state)
+        self.start_followers(live, run.state)
 
     # ── the others ────────────────────────────────────────────────────────────────────────────
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message:
             case {"op": "cancel", "runs": [*runs], "reason": str(reason)}:
-                self._cancel_here((run, reason) for run in runs)
+                self.cancel_here((run, reason) for run in runs)
             case {"op": "jobs", "by": by} if by != self.name:
                 self._refresh_soon(message.get("names"))
             case {"op": "definitions", "names": [*names]} if not self._own_queues.keys().isdisjoint(names):
@@ -405,7 +282,8 @@ class ClusterScheduler(Scheduler):
                 self.contact.hurry()
                 self.worker.wake()
 
-    def _cancel_here(self, wanted: Any) -> None:
+    def cancel_here(self, wanted: Iterable[tuple[int, str]]) -> None:
+        """End those of the runs, each with its reason, that run here."""
         for run, reason in wanted:
             live = self.runs.live.get(run)
             if live is not None:
@@ -420,11 +298,11 @@ class ClusterScheduler(Scheduler):
     async def _refresh_quietly(self) -> None:
         self._refreshing = None
         try:
-            await self._refresh()
+            await self.refresh()
         except OUTSIDE as error:
             log.debug("what others changed is read when the database is back: %s", error)
 
-    async def _refresh(self, *, anew: bool = False) -> None:
+    async def refresh(self, *, anew: bool = False) -> None:
         """Take over what other instances and operators have changed: pauses, and how far slots are accounted for.
 
         *anew*: cursors too are as the database has them. A server that crashed may have lost claims whose runs had
@@ -439,17 +317,17 @@ class ClusterScheduler(Scheduler):
             if entry.paused != record.paused:
                 entry.paused = record.paused
                 self.roster.arm(entry)
+        await self._look_for_queues()
         self._wake()
 
     async def _back(self) -> None:
         """Catch up after an outage of the database."""
-        self._others.clear()
-        await self._refresh(anew=True)
-        await self._look_for_queues()
+        self.placing.forget()
+        await self.refresh(anew=True)
         self.roster.arm_all()
         self._wake()
         self.worker.wake()
-        self._cancel_here(await self.store.cancelled())
+        self.cancel_here(await self.store.cancelled())
         self.spawn(follow_up(self))
 
     async def _rejoin(self) -> None:
@@ -467,51 +345,12 @@ class ClusterScheduler(Scheduler):
             for entry in self.roster.entries.values()
             if self._labels.issuperset(entry.job.policy.labels)
         }
-        queues = {_queue(job.policy.labels) for job in mine.values()}
+        queues = {queue_for(job.policy.labels) for job in mine.values()}
         self._own_queues = {
-            queue_of(_queue(job.policy.labels), job.definition): name for name, job in mine.items()
+            queue_of(queue_for(job.policy.labels), job.definition): name for name, job in mine.items()
         }
         passed_on = await self.store.passed_on()
         self._queues = queues | {f"@{self.name}"} | (passed_on & self._own_queues.keys())
-
-    async def _sweep(self) -> None:
-        """Look for runs of dead instances, for tickets that were lost, and for what was said while nobody heard."""
-        self._cancel_here(await self.store.cancelled())
-        dead = await self.store.dead_runs()
-        if dead:
-            await self._abandon(dead)
-        self._sweeps += 1
-        if self._sweeps % MEND_EVERY == 0:
-            for run in await self.store.mend(self.clock.now()):
-                self._tell_ended(run)
-            await self._look_for_queues()
-            await self._refresh()
-
-    async def _abandon(self, runs: Sequence[Run]) -> None:
-        now = self.clock.now()
-        lives, ends = [], []
-        for run in runs:
-            if run.run in self.runs.live:
-                continue  # ours, and alive
-            entry = self.roster.entries.get(run.job) or stranger(run, now)
-            live = LiveRun(entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt)
-            live.started_at = run.started_at
-            retry_at = now if entry.job.policy.on_abandoned is OnAbandoned.RETRY else None
-            why = f"instance {run.owner} was not heard of for its lease, and its end was not seen"
-            result = Result(State.ABANDONED, error=why)
-            lives.append(live)
-            ends.append(Ended(run.run, run.job, run.attempt, now, result, retry_at))
-        recorded = await self.store.finish(ends)
-        for live, ended, fresh in zip(lives, ends, recorded, strict=True):
-            if not fresh:
-                continue
-            if ended.retry_at is not None:
-                fields = run_fields(live)
-                self.emit(events.RunRetry(ts=now, **fields, retry_at=now, error=ended.result.error))
-                continue
-            self.runs.tell_end(live, ended)
-            super()._start_followers(live, State.ABANDONED)
-        self.worker.wake()
 
 
 class _Lags:
@@ -530,54 +369,5 @@ class _Lags:
             self._contact.lags.append((event.ts - event.slot).total_seconds())
 
 
-def _decider(wish: Wish) -> Callable[[Situation], Decision] | None:
-    """Return how to decide about a wish once its job's situation is known."""
-    claim, policy = wish.claim, wish.entry.job.policy
-    if claim.state.is_outcome:
-        return None
-    if claim.trigger is Trigger.CATCHUP:
-        # A backlog is worked off one after another; overlap judges live slots only.
-        return lambda situation: Decision(State.QUEUED, exclusive=True)
-    if claim.trigger is Trigger.SCHEDULE:
-        return lambda situation: _live(policy, situation)
-    return lambda situation: _by_hand(policy, situation)
-
-
-def _live(policy: Policy, situation: Situation) -> Decision:
-    verdict = overlap.judge(policy.overlap, situation.active, situation.waiting, earlier=situation.earlier)
-    if verdict.move is overlap.Move.SKIP:
-        return Decision(State.SKIPPED, verdict.reason)
-    reason = "replaced by a newer slot (overlap replace)" if verdict.move is overlap.Move.REPLACE else None
-    return Decision(State.QUEUED, exclusive=verdict.move is not overlap.Move.START, replace=reason)
-
-
-def _by_hand(policy: Policy, situation: Situation) -> Decision:
-    if not situation.active or policy.overlap is Overlap.ALLOW:
-        return Decision(State.QUEUED)
-    replace = policy.overlap is Overlap.REPLACE
-    reason = "replaced by a manual run (overlap replace)" if replace else None
-    return Decision(State.QUEUED, exclusive=True, replace=reason)
-
-
-def _placed(live: LiveRun, state: State, at: datetime, error: str | None) -> events.Event:
-    if state is State.SKIPPED:
-        return events.RunSkipped(ts=at, **run_fields(live), reason=error or "")
-    if state is State.MISSED:
-        return events.RunMissed(ts=at, **run_fields(live), reason=error or "")
-    return events.SlotClaimed(ts=at, **run_fields(live))
-
-
 def _definitions(jobs: Mapping[str, Job]) -> dict[str, str]:
     return {name: job.definition for name, job in jobs.items()}
-
-
-def _queue(labels: Sequence[str]) -> str:
-    """Return where runs that ask for *labels* are offered."""
-    if not labels:
-        return ANYWHERE
-    name = "+".join(sorted(set(labels)))
-    if len(name) <= MOST_QUEUE and not name.startswith(("@", "=")) and name != ANYWHERE and "#" not in name:
-        return name
-    import hashlib
-
-    return "=" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

@@ -155,7 +155,7 @@ async def slot_of(instance: Instance, name: str, slot: datetime) -> int | None:
     from echosched.scheduler.judge import Wish
 
     claim = Claim(name, slot, Trigger.SCHEDULE, State.QUEUED, instance.clock.now())
-    return (await instance.scheduler._place([Wish(entry, claim)]))[0]
+    return (await instance.scheduler.placing.place([Wish(entry, claim)]))[0]
 
 
 async def test_skip_holds_across_instances(make: MakeInstance) -> None:
