@@ -62,9 +62,10 @@ def _read(path: str) -> bytes | None:
 
 def _edited(draft: str, target: str, paths: Paths, before: bytes) -> bytes | None:
     """Return what the editor left once it is valid, ``None`` if it left everything as it was."""
-    editor = shlex.split(
-        os.environ.get("VISUAL") or os.environ.get("EDITOR") or shutil.which("sensible-editor") or "vi"
-    )
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if chosen is None and not sys.stdin.isatty():
+        raise EchoschedError("edit: there is no terminal to edit on (or set EDITOR to what needs none)")
+    editor = shlex.split(chosen or shutil.which("sensible-editor") or "vi")
     while True:
         try:
             ended = subprocess.run([*editor, draft], check=False).returncode

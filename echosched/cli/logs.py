@@ -16,7 +16,7 @@ POLL_SECONDS = 0.25
 def logs(arguments: dict[str, Any]) -> int:
     """Show the last lines of the journal, and follow it if asked to."""
     paths = paths_of(arguments)
-    show(
+    shown = show(
         paths.out if arguments["--out"] else paths.log,
         count_of("-n", arguments["-n"]),
         follow=arguments["--follow"],
@@ -24,13 +24,18 @@ def logs(arguments: dict[str, Any]) -> int:
         job=arguments["--job"],
         plain=arguments["--out"],
     )
+    if shown == 0 and arguments["--job"] is not None:
+        print(f"echoschedd: the journal has no event of job {arguments['--job']}", file=sys.stderr)
     return 0
 
 
 def show(
     path: str, count: int, *, follow: bool, raw: bool, job: str | None = None, plain: bool = False
-) -> None:
-    """Print *path*: *raw* as it lies, else for people; *plain* text is never taken for NDJSON."""
+) -> int:
+    """Print *path*: *raw* as it lies, else for people; *plain* text is never taken for NDJSON.
+
+    Returns how many lines it printed.
+    """
     from echosched import journal
 
     def keep(line: str) -> bool:
@@ -49,8 +54,10 @@ def show(
             if follow
             else journal.tail(path, count, keep=wanted)
         )
-        for line in lines:
+        count = 0
+        for count, line in enumerate(lines, 1):  # noqa: B007  (counted after the loop)
             print(line if raw or plain else _readable(line))
+        return count
     except FileNotFoundError:
         raise NotFound(f"{path}: there is no such file yet (echoschedd start makes it)") from None
     except OSError as error:

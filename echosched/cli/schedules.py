@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from echosched.cli import render
 from echosched.cli.session import no_such_job, paths_of
-from echosched.clock import SystemClock, parse_rfc3339, rfc3339
+from echosched.clock import EPOCH, SystemClock, parse_rfc3339, rfc3339
 from echosched.errors import UsageError
 from echosched.model import Dst
 
@@ -16,19 +16,24 @@ if TYPE_CHECKING:
     from echosched.schedule import Timetable
 
 YEAR = timedelta(days=366)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)  # beyond it, adding a month may overflow
 
 
 def instant_of(option: str, text: str) -> datetime:
-    """Return the instant that *text* names: RFC 3339, or a date (its first moment in UTC)."""
+    """Return the instant that *text* names: RFC 3339, or a date (its first moment in UTC); 1970 to 9000."""
     try:
         if len(text) == 10:
             day = date.fromisoformat(text)
-            return datetime(day.year, day.month, day.day, tzinfo=UTC)
-        return parse_rfc3339(text)
-    except ValueError:
+            found = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        else:
+            found = parse_rfc3339(text)
+    except (ValueError, OverflowError):
         raise UsageError(
             f"{option}: {text!r} is no instant (such as 2026-01-31T09:00:00Z, or 2026-01-31)"
         ) from None
+    if not EPOCH <= found <= LATEST:
+        raise UsageError(f"{option}: {text!r}: must lie between 1970 and 9000")
+    return found
 
 
 def dst_of(rule: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from echosched.clock import parse_rfc3339
+from echosched.clock import EPOCH, parse_rfc3339
 from echosched.errors import UsageError
 from echosched.model import State
+
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def state_named(text: str) -> State:
@@ -26,10 +28,13 @@ def optional_instant(name: str, text: str | None) -> datetime | None:
 
 
 def instant(name: str, text: str) -> datetime:
-    """Return the instant that *text* (argument *name*) names, aware UTC; raises ``UsageError``."""
+    """Return the instant that *text* (argument *name*) names, aware UTC; raises ``UsageError``.
+
+    What lies before 1970 or after 9000 counts as that: no slot is there, and inside nothing overflows.
+    """
     try:
-        return parse_rfc3339(text)
-    except (ValueError, TypeError) as error:
+        return min(max(parse_rfc3339(text), EPOCH), LATEST)
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{name}: {error} (an instant such as 2026-01-31T09:00:00Z)") from None
 
 

@@ -253,7 +253,10 @@ class Operations(Views, ClusterOperations):
         attempt has ended and all was read.
         """
         found = await self._find_run(run)
-        number = found.attempt if attempt is None else attempt
+        number = found.attempt if attempt is None else whole_number("attempt", attempt)
+        if not 1 <= number <= found.attempt:
+            had = "one attempt" if found.attempt == 1 else f"{found.attempt} attempts"
+            raise NotFound(f"run {found.run}: there is no attempt {number} (it has had {had})")
         ended = found.state.is_outcome or number < found.attempt
         path = self._output_path(found.run, number)
         limit = bounded("limit", limit, 16 * 1024 * 1024)

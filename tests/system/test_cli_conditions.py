@@ -77,3 +77,16 @@ def test_an_upgrade_whose_program_is_too_old_for_the_database_is_refused_while_t
     assert "has schema 99, and this program knows only up to" in refused.stderr
     assert house.worker_pid == worker
     assert house.outcome("tock")["state"] == "succeeded"
+
+
+def test_an_attempt_that_never_was_is_an_error_with_and_without_a_daemon(house: House) -> None:
+    house.write('[job.a]\ncommand = "echo hello"\n')
+    house.ok("start")
+    number = str(house.outcome("a")["run"])
+    for _ in range(2):
+        assert house.ok("output", number, "--attempt", "1") == "hello\n"
+        for attempt in ("0", "2"):
+            wrong = house.run("output", number, "--attempt", attempt)
+            assert wrong.returncode == 1
+            assert f"run {number}: there is no attempt {attempt} (it has had one attempt)" in wrong.stderr
+        house.ok("stop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,44 @@ def test_a_crontab_that_cannot_be_understood_is_bad_data(
     told = shown.err.splitlines()
     assert len(told) == 2
     assert all(line.startswith(f"echoschedd: {crontab}") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["simulate", "--from", "0001-01-01", "--to", "9999-12-31"], "--from: '0001-01-01'"),
+        (
+            ["next", "--schedule", "hourly", "--from", "9999-12-31T23:59:59Z"],
+            "--from: '9999-12-31T23:59:59Z'",
+        ),
+        (["next", "--schedule", "hourly", "--from", "1969-12-31"], "--from: '1969-12-31'"),
+    ],
+)
+def test_instants_where_nothing_can_be_are_refused(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "echosched.toml").write_text('[job.a]\nschedule = "@daily"\ncommand = "true"\n')
+    assert dispatch([words[0], "--home", str(tmp_path), *words[1:]]) == 2
+    assert capsys.readouterr().err == f"echoschedd: {told}: must lie between 1970 and 9000\n"
+
+
+def test_the_journal_says_when_it_knows_nothing_of_a_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = '{"ts":"2026-01-01T00:00:00.000000Z","event":"run_start","job":"a","run":1}'
+    (tmp_path / "echosched.log").write_text(line + "\n")
+    assert dispatch(["logs", "--home", str(tmp_path), "--job", "a"]) == 0
+    assert capsys.readouterr() == (line + "\n", "")
+    assert dispatch(["logs", "--home", str(tmp_path), "--job", "b"]) == 0
+    assert capsys.readouterr() == ("", "echoschedd: the journal has no event of job b\n")
+
+
+def test_edit_without_a_terminal_or_an_editor_opens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert dispatch(["edit", "--home", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("echoschedd: edit: there is no terminal to edit on")
