@@ -25,8 +25,10 @@ def fifty_a_second() -> dict[str, Task]:
     """Return fifty jobs that are due each second: most end at once, some last, some may be repeated."""
     jobs = {f"quick{n}": Task("* * * * * *") for n in range(30)}
     jobs |= {f"slow{n}": Task("* * * * * *", "sleep 0.4") for n in range(10)}
-    jobs |= {f"long{n}": Task("* * * * * *", "sleep 2") for n in range(2)}
     jobs |= {f"again{n}": Task("* * * * * *", "sleep 0.4", RETRY) for n in range(8)}
+    # A job that always overlaps itself would never come to its backlog: that waits until the job rests.
+    jobs |= {f"long{n}": Task(f"{n}-59/5 * * * * *", "sleep 3") for n in range(5)}
+    jobs |= {"quick30": Task("* * * * * *")}
     return jobs
 
 

@@ -47,7 +47,7 @@ def instance(host: Host, name: str) -> dict[str, Any]:
 
 def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(3)
-    fleet.furnish(seconds(30) | {"long": Task("* * * * * *", "sleep 1.5")})
+    fleet.furnish(seconds(30) | {"long": Task("*/3 * * * * *", "sleep 1.5")})
     fleet.start()
     first = fleet.hosts[0]
     eventually(lambda: len(owners(fleet)) == 3)
@@ -67,12 +67,10 @@ def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeF
         assert not row["differs"]
         assert row["jobs"] == 31
         assert row["lag_seconds"] is not None
-    assert sum(len(row["runs"]) for row in rows.values()) >= 1
+    eventually(lambda: any(row["runs"] for row in first.json("cluster", "status")["instances"]))
     assert {row["owner"] for row in first.history("long")} <= set(rows) | {None}
 
-    shown = first.ok("cluster", "status")
-    assert "host-0 *" in shown
-    assert "run of" not in shown
+    assert "host-0 *" in first.ok("cluster", "status")
     status = first.status
     assert [row["name"] for row in status["cluster"]["instances"]] == ["host-0", "host-1", "host-2"]
     assert "3 alive" in first.ok("status")
@@ -86,7 +84,7 @@ def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeF
 
 def test_a_drained_host_starts_nothing_until_it_may_again(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(2)
-    fleet.furnish(seconds(10) | {"long": Task("* * * * * *", "sleep 2")})
+    fleet.furnish(seconds(10) | {"long": Task("*/3 * * * * *", "sleep 2")})
     fleet.start()
     first, second = fleet.hosts
     eventually(lambda: len(owners(fleet)) == 2)
@@ -204,7 +202,7 @@ def test_two_definitions_of_a_job_work_side_by_side_while_one_is_rolled_out(make
 
 def test_the_database_may_be_away_and_jobs_are_caught_up_when_it_is_back(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(2)
-    fleet.furnish(seconds(3) | {"long": Task("*/5 * * * * *", "sleep 6")})
+    fleet.furnish(seconds(3) | {"long": Task("*/7 * * * * *", "sleep 5")})
     fleet.start()
     first, _second = fleet.hosts
     eventually(lambda: len(owners(fleet)) == 2)
@@ -236,7 +234,7 @@ def test_a_host_that_is_cut_off_keeps_its_jobs_starts_no_new_ones_and_reports_wh
     make_fleet: MakeFleet,
 ) -> None:
     fleet = make_fleet(2, heartbeat="1s", lease="20s")
-    fleet.furnish(seconds(4) | {"long": Task("* * * * * *", "sleep 6")})
+    fleet.furnish(seconds(4) | {"long": Task("*/5 * * * * *", "sleep 3.5")})
     fleet.start()
     _first, second = fleet.hosts
     eventually(
