@@ -73,6 +73,7 @@ class ClusterScheduler(Scheduler):
         self._refreshing: set[str] | None = None
         self.peers = Peers(self.name)
         self.placing = Placing(self, self.peers)
+        self._begun = _Begun()
         self._sweeper = Sweeper(self)
         self.contact = Contact(
             store,
@@ -146,7 +147,16 @@ class ClusterScheduler(Scheduler):
 
     async def left_behind(self) -> list[Run]:
         """Return the runs that an earlier worker of this instance left; those of others are theirs."""
-        return await self.store.own_runs()
+        runs = await self.store.own_runs()
+        for run in runs:
+            self._begun.add(run)
+        return runs
+
+    async def start_lost(self) -> None:
+        """Start the runs that this instance has taken without knowing it: the answer was lost with a connection."""
+        for run in await self.store.own_runs():
+            if self.runs.starting and not self.worker.holds(run.run):
+                self._start(run)
 
     async def _agree(self, entries: Any) -> None:
         """Let intervals without a begin count from where they count on all hosts."""
@@ -206,6 +216,8 @@ class ClusterScheduler(Scheduler):
 
     def _start(self, run: Run) -> None:
         """Start a run that was taken: this instance's alone from now on."""
+        if not self._begun.add(run):
+            return
         entry = self.roster.entries.get(run.job) or stranger(run, self.clock.now())
         live = LiveRun(
             entry,
@@ -327,6 +339,7 @@ class ClusterScheduler(Scheduler):
         self.roster.arm_all()
         self._wake()
         self.worker.wake()
+        await self.start_lost()
         self.cancel_here(await self.store.cancelled())
         self.spawn(follow_up(self))
 
@@ -351,6 +364,24 @@ class ClusterScheduler(Scheduler):
         }
         passed_on = await self.store.passed_on()
         self._queues = queues | {f"@{self.name}"} | (passed_on & self._own_queues.keys())
+
+
+class _Begun:
+    """The attempts that began here, of the latest runs: none begins twice, whatever the database seems to say."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        self._known: dict[tuple[int, int], None] = {}
+        self._most = most
+
+    def add(self, run: Run) -> bool:
+        """Note that the run's present attempt begins here; tell whether that is new."""
+        key = run.run, run.attempt
+        if key in self._known:
+            return False
+        self._known[key] = None
+        if len(self._known) > self._most:
+            del self._known[next(iter(self._known))]
+        return True
 
 
 class _Lags:

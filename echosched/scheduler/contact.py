@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 SKEW_SECONDS = 1.0
 """A host whose clock differs by more is told so: its own logs and its jobs follow a wrong clock."""
 
+QUICK_SECONDS = 0.004
+"""An answer that comes so quickly always counts as a look at the clock."""
+
 SHORTEST_SECONDS = 0.2
 LONGEST_SECONDS = 5.0
 SWEEP_SECONDS = 5.0
@@ -63,6 +66,7 @@ class Contact:
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._told_skew = False
+        self._quick = QUICK_SECONDS
 
     @property
     def up(self) -> bool:
@@ -177,8 +181,11 @@ class Contact:
             return
         now, self.draining, living = answer
         self._peers.see(living)
-        # A slow answer says little about the time; a second's drift of a crystal takes days.
-        if after - before < 0.1:
+        # A slow answer says little about the time: half of how slow it was may be wrong. A crystal drifts by less
+        # in a minute, so only quick answers count, by what is quick here.
+        self._quick *= 1.1
+        if after - before <= self._quick:
+            self._quick = max(after - before, QUICK_SECONDS)
             self._clock.look(now, (before + after) / 2)
             self._judge_skew()
         if not self.up:

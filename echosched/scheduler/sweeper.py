@@ -39,6 +39,7 @@ class Sweeper:
         if self._sweeps % MEND_EVERY == 0:
             for run in await store.mend(scheduler.clock.now()):
                 scheduler.tell_ended(run)
+            await scheduler.start_lost()
             await scheduler.refresh()
 
     async def _abandon(self, runs: Sequence[Run]) -> None:

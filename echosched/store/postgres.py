@@ -132,9 +132,15 @@ class PostgresStore:
         slots_before: datetime,
         batch: int = 500,
     ) -> Pruned:
-        """Remove one batch of old runs and slot rows; zeros mean that nothing is left."""
-        bounds = (to_micros(runs_before), keep, to_micros(outputs_before), to_micros(slots_before), batch)
-        return await self.write(lambda connection: postgres_writes.prune(connection, *bounds))
+        """Remove one batch of old runs and slot rows; zeros mean that nothing is left that this instance may.
+
+        Outputs lie on the hosts that wrote them: only those of this instance are named, and runs whose outputs
+        lie elsewhere stay until it was their host's turn to prune.
+        """
+        bounds = postgres_writes.Bounds(
+            to_micros(runs_before), keep, to_micros(outputs_before), to_micros(slots_before), batch
+        )
+        return await self.write(lambda connection: postgres_writes.prune(connection, bounds, self.owner))
 
     # ── reads ─────────────────────────────────────────────────────────────────────────────────
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from echosched.clock import from_micros, to_micros
+from echosched.clock import from_micros, rfc3339, to_micros
 from echosched.errors import StoreError, StoreUnavailable, StoreUnusable
 from echosched.model import Claim, Ended, JobRecord, Run, State
 from echosched.store import postgres_turns as turns
@@ -82,12 +82,27 @@ class ClusterStore(PostgresStore):
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends, however long the database takes to come back."""
+        again = False
         while True:
             await self.up.wait()
             try:
-                return await super().finish(ends)
+                recorded = await super().finish(ends)
+                if not again:
+                    return recorded
+                return [done or await self._was_ours(end) for done, end in zip(recorded, ends, strict=True)]
             except OUTSIDE:
+                again = True
                 await asyncio.sleep(0.1)  # on_fault has been told: up is cleared until contact is made again
+
+    async def _was_ours(self, end: Ended) -> bool:
+        """Tell whether *end* was recorded by a transaction whose answer was lost with the connection."""
+        found = await self.get_run(end.run)
+        if found is None or found.owner != self.owner:
+            return False
+        if end.retry_at is not None:
+            last = found.attempts[-1] if found.attempts else {}
+            return last.get("attempt") == end.attempt and last.get("ended_at") == rfc3339(end.at)
+        return (found.attempt, found.state, found.ended_at) == (end.attempt, end.result.state, end.at)
 
     async def counts(self) -> dict[State, int]:
         """Return how many runs are in each state; while the database is away, as it was last known."""

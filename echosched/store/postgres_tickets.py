@@ -153,6 +153,10 @@ class TicketWorker:
         if self._notify is not None:
             asyncio.get_running_loop().create_task(self._poke())
 
+    def holds(self, run: int) -> bool:
+        """Tell whether *run* was taken and is on its way to be started."""
+        return run in self._taken
+
     def free(self) -> None:
         """Take note that a place has become free; asks for tickets only if that was waited for."""
         self._freed.set()

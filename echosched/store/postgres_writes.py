@@ -236,18 +236,30 @@ async def add(connection: Connection, totals: Mapping[str, int]) -> None:
         await execute(connection, "add_tallies", {"state": list(changes), "n": list(changes.values())})
 
 
-async def prune(
-    connection: Connection, runs_before: int, keep: int, outputs_before: int, slots_before: int, batch: int
-) -> Pruned:
-    """Remove one batch of ended runs and of slot rows."""
-    going = [row[0] for row in await fetch(connection, "old_runs", {"before": runs_before, "batch": batch})]
-    if len(going) < batch:
-        surplus = await fetch(connection, "surplus_runs", {"keep": keep, "batch": batch})
-        going += [run for (run,) in surplus if run not in set(going)][: batch - len(going)]
-    gone = await fetch(connection, "delete_runs", {"runs": sorted(going)}) if going else []
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What :func:`prune` may remove, in microseconds since the epoch; see :meth:`echosched.protocols.Store.prune`."""
+
+    runs_before: int
+    keep: int
+    outputs_before: int
+    slots_before: int
+    batch: int
+
+
+async def prune(connection: Connection, bounds: Bounds, owner: str | None) -> Pruned:
+    """Remove one batch of ended runs and of slot rows; name the outputs that lie with *owner*."""
+    common = {"owner": owner, "batch": bounds.batch}
+    going = [row[0] for row in await fetch(connection, "old_runs", {**common, "before": bounds.runs_before})]
+    if len(going) < bounds.batch:
+        surplus = await fetch(connection, "surplus_runs", {**common, "keep": bounds.keep})
+        going += [run for (run,) in surplus if run not in set(going)][: bounds.batch - len(going)]
+    gone = []
+    if going:
+        gone = await fetch(connection, "delete_runs", {"runs": sorted(going), "owner": owner})
     await add(connection, Counter({state: -n for state, n in Counter(row[2] for row in gone).items()}))
     outputs = [(run, attempts) for run, attempts, _, has_output in gone if has_output]
-    outputs += await fetch(connection, "old_outputs", {"before": outputs_before, "batch": batch})
-    slots = len(await fetch(connection, "delete_slots", {"before": slots_before, "batch": batch}))
+    outputs += await fetch(connection, "old_outputs", {**common, "before": bounds.outputs_before})
+    slots = await fetch(connection, "delete_slots", {"before": bounds.slots_before, "batch": bounds.batch})
     named = tuple((run, attempt) for run, attempts in sorted(outputs) for attempt in range(1, attempts + 1))
-    return Pruned(runs=len(gone), slots=slots, outputs=named)
+    return Pruned(runs=len(gone), slots=len(slots), outputs=named)

@@ -123,7 +123,9 @@ INSERT INTO notes (key, value) VALUES (%(key)s, %(value)s) ON CONFLICT (key) DO 
 DELETE FROM notes WHERE key = %(key)s
 
 -- name: old_runs
-SELECT run FROM runs WHERE queued_at < %(before)s AND ended_at IS NOT NULL ORDER BY queued_at LIMIT %(batch)s
+-- A run whose output lies on another host stays until that one has removed the output, or was itself removed.
+SELECT run FROM runs WHERE queued_at < %(before)s AND ended_at IS NOT NULL AND (NOT has_output OR owner = %(owner)s
+    OR NOT EXISTS (SELECT FROM instances AS i WHERE i.name = runs.owner)) ORDER BY queued_at LIMIT %(batch)s
 
 -- name: surplus_runs
 -- Ended runs of each job beyond its newest; the distinct jobs by hopping over the index.
@@ -133,15 +135,18 @@ WITH RECURSIVE hop (job) AS (
     SELECT (SELECT min(job) FROM runs WHERE runs.job > hop.job AND ended_at IS NOT NULL) FROM hop WHERE hop.job IS NOT NULL
 )
 SELECT surplus.run FROM hop CROSS JOIN LATERAL (
-    SELECT run FROM runs WHERE runs.job = hop.job AND ended_at IS NOT NULL ORDER BY run DESC OFFSET %(keep)s LIMIT %(batch)s
-) AS surplus WHERE hop.job IS NOT NULL LIMIT %(batch)s
+    SELECT run, has_output, owner FROM runs WHERE runs.job = hop.job AND ended_at IS NOT NULL
+    ORDER BY run DESC OFFSET %(keep)s LIMIT %(batch)s
+) AS surplus WHERE hop.job IS NOT NULL AND (NOT has_output OR owner = %(owner)s
+    OR NOT EXISTS (SELECT FROM instances AS i WHERE i.name = surplus.owner)) LIMIT %(batch)s
 
 -- name: delete_runs
-DELETE FROM runs WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NOT NULL RETURNING run, attempt, state, has_output
+DELETE FROM runs WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NOT NULL RETURNING run, attempt, state, has_output AND owner = %(owner)s
 
 -- name: old_outputs
 UPDATE runs SET has_output = false WHERE run IN (
-    SELECT run FROM runs WHERE has_output AND ended_at < %(before)s ORDER BY ended_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED
+    SELECT run FROM runs WHERE has_output AND owner = %(owner)s AND ended_at < %(before)s ORDER BY ended_at
+    LIMIT %(batch)s FOR UPDATE SKIP LOCKED
 ) RETURNING run, attempt
 
 -- name: delete_slots
