@@ -326,7 +326,11 @@ class Api:
         from echosched import metrics
 
         status, snapshot = await self.reads.status(), await self._snapshot()
-        text = metrics.render(snapshot, status)
+        try:
+            text = metrics.render(snapshot, status)
+        except ImportError:
+            cure = "pip install 'echosched[web]', or apt install python3-prometheus-client"
+            return answers.bad(503, f"prometheus_client is not installed here ({cure})", code="not_installed")
         response = web.Response(body=text.encode(), headers=answers.SECURITY_HEADERS)
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
         return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
@@ -203,6 +204,13 @@ async def test_a_scheduler_that_stops_is_alive_but_not_ready(browser, backend):
     assert (await browser.get("/healthz", headers=nobody))[0] == 200
     status, answer = await browser.get("/readyz", headers=nobody)
     assert (status, answer["error"]["code"]) == (503, "stopping")
+
+
+async def test_metrics_without_their_library_name_the_cure(browser, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    status, answer = await browser.get("/metrics")
+    assert (status, answer["error"]["code"]) == (503, "not_installed")
+    assert "echosched[web]" in answer["error"]["message"]
 
 
 async def test_the_journal_is_filtered_on_the_server(browser, backend):
