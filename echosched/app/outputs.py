@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Set
+from datetime import datetime
 
 from echosched.clock import SystemClock
 from echosched.executor import never_started, unbar
+from echosched.executor.answer import SUFFIX as ANSWER_SUFFIX
 
 RUNS_PER_DIRECTORY = 1000
 
@@ -48,13 +51,35 @@ class Outputs:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(run, attempt))
 
+    def sweep(self, live: Set[int], before: datetime) -> None:
+        """Remove answers, older than *before*, that no run of *live* left.
+
+        A worker that died between the commit of a result and the removal of its answer left them; of the newest
+        two thousand runs, which is where they are.
+        """
+        try:
+            shards = self._shards()[:2]
+        except OSError:
+            return  # nothing ran here yet
+        for shard in shards:
+            directory = f"{self._directory}/{shard:03d}"
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(directory):
+                    run = entry.name.partition(".")[0]
+                    if not entry.name.endswith(ANSWER_SUFFIX) or not run.isdigit() or int(run) in live:
+                        continue
+                    with contextlib.suppress(OSError):
+                        if entry.stat(follow_symlinks=False).st_mtime < before.timestamp():
+                            os.unlink(entry.path)
+
+    def _shards(self) -> list[int]:
+        names = os.listdir(self._directory)
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
     def highest_run(self) -> int:
         """Return the highest run number that left an output; 0 without any."""
         try:
-            shards = sorted(
-                (int(name) for name in os.listdir(self._directory) if name.isdigit()), reverse=True
-            )
-            for shard in shards:
+            for shard in self._shards():
                 names = os.listdir(f"{self._directory}/{shard:03d}")
                 numbers = [int(head) for name in names if (head := name.partition(".")[0]).isdigit()]
                 if numbers:

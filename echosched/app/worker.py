@@ -202,6 +202,8 @@ class Worker:
         await self.host.account(self.beat, blind)
         self._blind_is_known = True
         await recover(self.scheduler, await self._evidence())
+        left = frozenset(self.scheduler.runs.live)
+        self.scheduler.spawn(asyncio.to_thread(self.outputs.sweep, left, self.started_at))
         await self.server.start()
         self.executor.warm()
         if any(isinstance(job.action, HttpAction) for job in self.config.jobs.values()):
