@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections import Counter
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -264,3 +266,53 @@ def test_a_host_that_is_cut_off_keeps_its_jobs_starts_no_new_ones_and_reports_wh
 
     eventually(reported)
     fleet.account(fleet.calm_down()).hold()
+
+
+def test_an_operators_verbs_hold_for_all_hosts(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2)
+    never = "0 0 1 1 *"
+    single = 'concurrency_group = "one"\noverlap = "allow"\n'
+    fleet.furnish(
+        {
+            "tick": Task("* * * * * *"),
+            "sleeper": Task(never, "exec sleep 300"),
+            "first": Task(never, "sleep 0.4", single),
+            "second": Task(never, "sleep 0.4", single),
+            "third": Task(never, "sleep 0.4", single),
+        }
+    )
+    for host in fleet.hosts:
+        with open(host.directory / "echosched.toml", "a") as file:
+            file.write('[job.follower]\nafter = "first"\ncommand = "echo followed"\n')
+    fleet.start()
+    one, two = fleet.hosts
+    # A pause on one host pauses the job on all.
+    eventually(lambda: len(owners(fleet, job="tick")) == 2)
+    one.ok("pause", "tick")
+    time.sleep(2.0)
+    mark = newest(fleet)
+    time.sleep(3.0)
+    assert newest(fleet) == mark
+    assert [row["paused"] for row in two.json("jobs") if row["name"] == "tick"] == [True]
+    two.ok("resume", "tick")
+    eventually(lambda: owners(fleet, after=mark, job="tick").total() > 1)
+
+    # Whoever runs it, anybody can wait for it and cancel it.
+    for host, other in ((one, two), (two, one)):
+        number = host.json("run", "sleeper")["run"]
+        state = partial(fleet.query, "SELECT state, started_at IS NULL FROM runs WHERE run = %s", [number])
+        eventually(lambda state=state: state() == [("running", False)])
+        other.ok("cancel", str(number))
+        eventually(lambda state=state: state()[0][0] == "cancelled")
+    assert one.run("run", "first", "--wait").returncode == 0
+    eventually(lambda: fleet.query("SELECT 1 FROM runs WHERE job = 'follower' AND state = 'succeeded'"))
+
+    # A group of one, asked for on both hosts at once: never two at the same time.
+    for job in ("first", "second", "third"):
+        one.ok("run", job)
+        two.ok("run", job)
+    eventually(lambda: not fleet.query("SELECT 1 FROM runs WHERE grp = 'one' AND ended_at IS NULL"))
+    spans = sorted(fleet.query("SELECT started_at, ended_at, owner FROM runs WHERE grp = 'one'"))
+    assert len(spans) == 7
+    for (_, ended, _), (begun, _, _) in pairwise(spans):
+        assert begun >= ended - 100_000, "two of a group of one ran at the same time"
