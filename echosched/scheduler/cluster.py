@@ -258,7 +258,11 @@ class ClusterScheduler(Scheduler):
     async def wait(self, run: int) -> Run:
         """Return run *run* when it has ended, wherever it is."""
         while True:
-            found = await self.runs.wait(run)
+            try:
+                found = await self.runs.wait(run)
+            except OUTSIDE:
+                await self.store.up.wait()
+                continue
             if found.state.is_outcome:
                 return found
             await asyncio.sleep(WAIT_SECONDS)

@@ -532,6 +532,67 @@ async def test_an_end_waits_for_the_database_and_is_recorded_when_it_is_back(
     assert all(gap == timedelta(milliseconds=500) for gap in gaps), "each slot of the outage has its row"
 
 
+async def test_a_run_that_was_taken_without_hearing_of_it_is_started_once(make: MakeInstance) -> None:
+    one = make("a", heartbeat=30.0, lease=100.0)
+    await one.begin(job("task", overlap=Overlap.ALLOW))
+    await ended(one, await one.scheduler.trigger("task"))
+    real = one.store.take
+
+    async def swallowed(*arguments: Any) -> Any:
+        runs, more = await real(*arguments)
+        if not runs:
+            return runs, more
+        one.store.take = real  # type: ignore[method-assign]
+        raise StoreUnavailable("the answer was lost with the connection")
+
+    one.store.take = swallowed  # type: ignore[method-assign]
+    run = await one.scheduler.trigger("task")
+    await until(lambda: not one.scheduler.contact.up, "the loss is noticed")
+    found = await ended(one, run)
+    assert (found.state, found.attempt, one.started.count(run)) == (State.SUCCEEDED, 1, 1)
+    await one.scheduler.start_lost()
+    assert one.started.count(run) == 1
+
+
+async def test_an_end_that_was_recorded_without_hearing_of_it_is_told_once(make: MakeInstance) -> None:
+    one = make("a", heartbeat=30.0, lease=100.0)
+    await one.begin(job("task", retries=1, retry_delay=timedelta(milliseconds=50)))
+    real, lost = one.store.link.transact, list[bool]()
+
+    async def swallowed(work: Any, **options: Any) -> Any:
+        answer = await real(work, **options)
+        if answer == [True] and len(lost) < 2:  # a finish of one end
+            lost.append(True)
+            raise StoreUnavailable("the answer was lost with the connection")
+        return answer
+
+    one.script = lambda attempt: Result(State.FAILED if attempt.number == 1 else State.SUCCEEDED, 0)
+    one.store.link.transact = swallowed  # type: ignore[method-assign]
+    run = await one.scheduler.trigger("task")
+    found = await ended(one, run)
+    assert (found.state, found.attempt, len(lost)) == (State.SUCCEEDED, 2, 2)
+    await until(lambda: one.sink.of(events.RunEnd))
+    assert [event.run for event in one.sink.of(events.RunRetry)] == [run]
+    assert [event.run for event in one.sink.of(events.RunEnd)] == [run]
+
+
+async def test_outputs_are_pruned_by_the_host_that_has_them(make: MakeInstance) -> None:
+    one, other = await two(make, job("task", overlap=Overlap.ALLOW))
+    runs = [await one.scheduler.trigger("task") for _ in range(8)]
+    for run in runs:
+        await ended(one, run)
+    assert one.started
+    assert other.started
+    future = datetime.now(UTC) + timedelta(days=1)
+    past = datetime(2000, 1, 1, tzinfo=UTC)
+    bounds: dict[str, Any] = {"keep": 1000, "outputs_before": past, "slots_before": past}
+    for each in (one, other):
+        pruned = await each.store.prune(runs_before=future, **bounds)
+        assert sorted(run for run, _ in pruned.outputs) == sorted(each.started)
+        assert pruned.runs == len(each.started)
+    assert await one.store.history() == []
+
+
 async def test_a_wrong_password_a_wrong_port_and_a_missing_database_are_a_line_each(
     postgres: PostgresServer,
 ) -> None:
