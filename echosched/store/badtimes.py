@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -69,6 +69,7 @@ class BadTimes:
         self._notes = notes
         self._retry_seconds = retry_seconds
         self._under_way = 0
+        self._settling = 0
         self._blind_from: datetime | None = None  # what a crash now would leave unknown begins behind this
         self._writing = asyncio.Lock()
         self._recovery: asyncio.Task[None] | None = None
@@ -127,6 +128,7 @@ class BadTimes:
                 await recovery
         try:
             if not self.are_over:
+                await self._all_is_settled()
                 await self._repair()
                 await self._write_backlog()
         except StoreError as error:
@@ -200,6 +202,20 @@ class BadTimes:
             self._blind_from = oldest - _MOMENT
             self._on_degraded(self._blind_from)
 
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[None]:
+        """Keep bad times from ending while claims are taken from a failed commit into memory."""
+        self._settling += 1
+        try:
+            yield
+        finally:
+            self._settling -= 1
+
+    async def _all_is_settled(self) -> None:
+        await self.gate.wait()
+        while self._settling:  # noqa: ASYNC110  (they wait for the gate alone, which is open)
+            await asyncio.sleep(0)
+
     # ── from good to bad ──────────────────────────────────────────────────────────────────────
 
     def degrade(self, error: StoreError) -> None:
@@ -234,7 +250,7 @@ class BadTimes:
             await asyncio.sleep(delay)
             delay = min(max(shortest, delay * 2), longest)
             try:
-                await self.gate.wait()
+                await self._all_is_settled()
                 await self._repair()
                 await self._write_backlog()
             except StoreError as error:

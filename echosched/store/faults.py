@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 from echosched.errors import StoreCorrupt, StoreError, StoreUnavailable
 
@@ -22,6 +23,18 @@ _BROKEN = {
     sqlite3.SQLITE_CORRUPT: "its pages are damaged",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite database any more",
 }
+
+
+class CommitUnclear(StoreUnavailable):
+    """A commit that failed on its way to the disk, and may be found whole all the same.
+
+    What reached the log is valid there: whoever opens the database anew finds it. *answer* is what the caller
+    would have been told.
+    """
+
+    def __init__(self, message: str, answer: Any) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -57,6 +57,7 @@ class Ledger:
         self._starts: dict[int, Started] = {}
         self._armed: set[int] = set()
         self._newest_slots: dict[str, datetime] = {}
+        self._doubtful: dict[int, Sequence[int | None]] = {}  # numbers of commits that may be found whole
         # In bad times: what the database lacks.
         self._runs: dict[int, Run] = {}
         self._stored_states: dict[int, State] = {}  # of runs whose row exists already, with this state
@@ -76,6 +77,7 @@ class Ledger:
                 if not claim.state.is_outcome:
                     self._live[number] = claim
                 self.highest_run = max(self.highest_run, number)
+                self._doubtful.pop(number, None)
             if claim.slot is not None:
                 newest = self._newest_slots.get(claim.job)
                 if newest is None or newest < claim.slot:
@@ -114,6 +116,29 @@ class Ledger:
         """Leave out *count* run numbers: a transaction that seemed to fail may have used them on disk."""
         self.highest_run += count
 
+    def doubt(self, numbers: Sequence[int | None]) -> None:
+        """Note the *numbers* of a commit that failed, and may be found whole when the database is opened anew."""
+        for number in numbers:
+            if number is not None:
+                self._doubtful[number] = (
+                    numbers  # an earlier commit with the same number is void: this one saw no trace
+                )
+                self.highest_run = max(self.highest_run, number)
+
+    def claim_as(self, claims: Sequence[Claim], numbers: Sequence[int | None]) -> list[int | None] | None:
+        """Take claims under the very *numbers* of a doubtful commit, so that its rows are the same, found or not.
+
+        ``None`` where a later commit used them: then nothing can be left of that one.
+        """
+        own = [number for number in numbers if number is not None]
+        is_mine = all(self._doubtful.get(number) is numbers for number in own)
+        for number in own:
+            if self._doubtful.get(number) is numbers:
+                del self._doubtful[number]
+        if not is_mine:
+            return None
+        return [self._take(claim, number) for claim, number in zip(claims, numbers, strict=True)]
+
     def claim(self, claims: Sequence[Claim], taken: set[Slot] | None) -> list[int | None]:
         """Answer claims from memory; *taken* are slots that the database has, ``None`` if it cannot be asked.
 
@@ -133,15 +158,21 @@ class Ledger:
         )
 
     def _claim(self, claim: Claim, taken: set[Slot] | None) -> int | None:
-        number = self.highest_run + 1
+        is_taken = claim.slot is not None and self._is_taken((claim.job, claim.slot), taken)
+        return self._take(claim, None if is_taken else self.highest_run + 1)
+
+    def _take(self, claim: Claim, number: int | None) -> int | None:
+        """Take *claim* as run *number* (``None``: its slot is accounted for already)."""
         if claim.slot is not None:
             key = (claim.job, claim.slot)
             self._cursors[claim.job] = max(claim.slot, self._cursors.get(claim.job, claim.slot))
-            if self._is_taken(key, taken):
+            if number is None or key in self._slots:
                 return None
             self._slots[key] = self._unwritten_slots[key] = number
             self._bound_slots()
-        self.highest_run = number
+        if number is None:
+            return None
+        self.highest_run = max(self.highest_run, number)
         self._keep(transitions.claimed(claim, number, self.owner))
         return number
 

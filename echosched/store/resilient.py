@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from echosched.errors import StoreError
 from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
 from echosched.store.badtimes import BadTimes
+from echosched.store.faults import CommitUnclear
 from echosched.store.ledger import Ledger, matching
 
 if TYPE_CHECKING:
@@ -113,15 +114,35 @@ class ResilientStore:
         async def fly() -> list[int | None] | None:
             self._times.claims_under_way += len(claims)
             try:
-                numbers = await self._times.attempt(lambda: self._inner.claim(claims))
+                numbers = await self._times.attempt(call)
                 if numbers is not None:
                     self._ledger.saw_claims(claims, numbers)
-                return numbers
             finally:
                 self._times.claims_under_way -= len(claims)
+            return await self._settle(claims, unclear[0]) if unclear else numbers
+
+        unclear: list[list[int | None]] = []
+
+        async def call() -> list[int | None]:
+            try:
+                return await self._inner.claim(claims)
+            except CommitUnclear as error:
+                unclear.append(error.answer)
+                raise
 
         # Shielded: a caller who gives up must not keep memory from learning which numbers were used.
         return await asyncio.shield(asyncio.ensure_future(fly()))
+
+    async def _settle(self, claims: Sequence[Claim], numbers: list[int | None]) -> list[int | None] | None:
+        """Take claims into memory whose commit failed, but may be found whole: as if it had gone well.
+
+        Asked again, the database could answer that their slots are accounted for, by nobody but us.
+        """
+        with self._times.settling():
+            self._ledger.doubt(numbers)
+            await self._times.gate.wait()
+            self._times.took(claims)
+            return self._ledger.claim_as(claims, numbers)
 
     async def _known_slots(self, claims: Sequence[Claim]) -> set[tuple[str, datetime]] | None:
         slots = [(claim.job, claim.slot) for claim in claims if claim.slot is not None]
@@ -171,6 +192,9 @@ class ResilientStore:
             recorded = await self._times.attempt(lambda: self._inner.finish(ends))
             if recorded is not None:
                 self._ledger.saw_ends(ends, recorded)
+            elif all(self._ledger.get_run(end.run) is not None for end in ends):
+                # At once: the commit that failed may be found whole, and would say that they had ended before.
+                return self._ledger.finish(ends)
             return recorded
 
         return await asyncio.shield(asyncio.ensure_future(fly()))

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from echosched.errors import StoreError, StoreUnavailable
 from echosched.model import Started
-from echosched.store.faults import is_full, translate, wants_new_connection
+from echosched.store.faults import CommitUnclear, is_full, translate, wants_new_connection
 from echosched.store.writes import note_starts
 
 _log = logging.getLogger(__name__)
@@ -156,6 +156,7 @@ class Writer:
             return group, starts
 
     def _run(self, group: list[_Task], starts: list[Started]) -> None:
+        is_committing = False
         try:
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
@@ -163,11 +164,15 @@ class Writer:
                 note_starts(connection, starts)
             for task in group:
                 self._run_one(connection, task, alone=len(group) == 1 and not starts)
+            is_committing = True
             connection.execute("COMMIT")
             self._commits += 1
             self._failing = False
         except sqlite3.Error as error:
-            self._fail(group, starts, translate(error, self._path), reconnect=wants_new_connection(error))
+            reconnect = wants_new_connection(error)
+            self._fail(
+                group, starts, translate(error, self._path), reconnect=reconnect, is_unclear=is_committing
+            )
             if is_full(error):
                 self._commits = _CHECKPOINT_COMMITS  # the log's own room may do for the next try
         except StoreError as error:  # the connection could not be opened
@@ -201,9 +206,17 @@ class Writer:
         if not alone:
             connection.execute("RELEASE caller")
 
-    def _fail(self, group: list[_Task], starts: list[Started], error: StoreError, *, reconnect: bool) -> None:
-        # Nothing of the transaction was kept: every caller must learn it, also those whose own work
-        # had gone well. The starts are tried again with the next commit.
+    def _fail(
+        self,
+        group: list[_Task],
+        starts: list[Started],
+        error: StoreError,
+        *,
+        reconnect: bool,
+        is_unclear: bool = False,
+    ) -> None:
+        # As far as we know nothing of the transaction was kept: every caller must learn it, also those
+        # whose own work had gone well. The starts are tried again with the next commit.
         _log.debug("A transaction of %d callers failed: %s", len(group), error)
         self._failing = isinstance(error, StoreUnavailable)
         connection = self._connection
@@ -218,7 +231,8 @@ class Writer:
             self._disconnected()
         for task in group:
             if task.error is None:
-                task.error = error
+                unclear = is_unclear and type(error) is StoreUnavailable  # of a damaged file nothing is kept
+                task.error = CommitUnclear(str(error), task.value) if unclear else error
         if not self._closing:
             with self._wake:
                 self._starts = (starts + self._starts)[-_MOST_STARTS:]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -40,11 +42,11 @@ class Disk(SqliteStore):
 class Bench:
     """A resilient store on a disk that can be broken, with everything that watches it."""
 
-    def __init__(self, path, **settings):
+    def __init__(self, path, *, make=Disk, **settings):
         self.clock = FakeClock(NOW)
         self.sink = RecordingSink()
         self.told = []
-        self.disk = Disk(path, owner="here:1", clock=self.clock)
+        self.disk = make(path, owner="here:1", clock=self.clock)
         settings = {"retry_seconds": (0.001, 0.01)} | settings
         self.store = ResilientStore(
             self.disk, self.clock, self.sink, on_degraded=self.told.append, **settings
@@ -523,3 +525,112 @@ async def test_what_a_crash_would_leave_unknown_begins_before_the_slots_that_mem
     assert bench.told == before
     await bench.recover()
     assert bench.told[-1] is None
+
+
+class Liar:
+    """A connection whose commits fail while *lies* is set, whole on the disk all the same or not at all."""
+
+    def __init__(self, connection, disk):
+        self._connection, self._disk = connection, disk
+
+    def execute(self, sql, *more):
+        if sql == "COMMIT" and self._disk.lies:
+            lie = self._disk.lies.pop(0)
+            if lie == "none":
+                return self._connection.execute(sql)
+            self._connection.execute("COMMIT" if lie == "it is there" else "ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return self._connection.execute(sql, *more)
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+
+class DoubtfulDisk(SqliteStore):
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.lies = []
+
+    def _connect_writer(self):
+        return Liar(super()._connect_writer(), self)
+
+
+@pytest.fixture
+async def doubtful(tmp_path):
+    bench = Bench(tmp_path / "echosched.db", make=DoubtfulDisk)
+    await bench.store.open()
+    yield bench
+    bench.disk.lies.clear()
+    await bench.store.close()
+
+
+@pytest.mark.parametrize("lie", ["it is there", "it is not"])
+async def test_claims_whose_commit_failed_are_ours_whether_it_is_found_whole_or_not(doubtful, lie):
+    """Asked again, the database would say that their slots are accounted for: by nobody who would run them."""
+    (before,) = await doubtful.store.claim([claim_of(minute=0)])
+    doubtful.disk.lies = [lie]
+    by_hand = Claim("brief", None, Trigger.MANUAL, State.RUNNING, NOW)
+    runs = await doubtful.store.claim([claim_of(minute=1), claim_of(minute=0), claim_of(minute=2), by_hand])
+    assert runs[1] is None
+    first, second, third = runs[0], runs[2], runs[3]
+    assert len({before, first, second, third}) == 4
+    await doubtful.until_good()
+    assert await doubtful.store.finish([end_of(run) for run in (first, second, third)]) == [True] * 3
+    assert sorted((r.run, r.slot) for r in await doubtful.disk.history() if r.slot) == [
+        (before, NOW), (first, NOW + MINUTE), (second, NOW + 2 * MINUTE),
+    ]  # fmt: skip
+    assert [r.run for r in await doubtful.disk.active()] == [before]
+    assert (await doubtful.store.claim([claim_of(minute=3)]))[0] > max(first, second, third)
+    assert await doubtful.disk.check() == []
+
+
+@pytest.mark.parametrize("lie", ["it is there", "it is not"])
+async def test_ends_whose_commit_failed_count_as_the_first_whether_it_is_found_whole_or_not(doubtful, lie):
+    run, other = await doubtful.store.claim([claim_of("a"), claim_of("b")])
+    doubtful.disk.lies = [lie]
+    ends = [end_of(run, "a"), end_of(other, "b", state=State.FAILED, retry_at=NOW + MINUTE)]
+    assert await doubtful.store.finish(ends) == [True, True]
+    await doubtful.until_good()
+    assert (await doubtful.disk.get_run(run)).state == State.SUCCEEDED
+    again = await doubtful.disk.get_run(other)
+    assert (again.state, again.attempt) == (State.QUEUED, 2)
+    assert len(again.attempts) == 1
+    assert await doubtful.disk.check() == []
+
+
+@pytest.mark.parametrize("lies", [["it is there"], ["it is not"], ["it is not"] * 2, ["it is there"] * 2])
+async def test_a_number_that_two_commits_used_goes_to_the_later_one(doubtful, lies):
+    """What waits behind a commit that fails is the next transaction: it may get the very numbers of the first."""
+    store = doubtful.store
+    await store.claim([claim_of(minute=0)])
+    writer, held = doubtful.disk._writer, threading.Event()
+    take = writer._take
+
+    def take_one():
+        with writer._wake:
+            later = [writer._tasks.pop() for _ in range(len(writer._tasks) - 1)]
+        taken = take()
+        with writer._wake:
+            writer._tasks.extend(reversed(later))
+        return taken
+
+    def hold(connection):
+        held.wait(20)
+        doubtful.disk.lies += ["none", *lies]  # its own commit goes well
+
+    writer._take = take_one
+    holder = writer.submit(hold)
+    first = asyncio.ensure_future(store.claim([claim_of("a", 1), claim_of("b", 1)]))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(store.claim([claim_of("c", 1), claim_of("d", 1)]))
+    await asyncio.sleep(0)
+    held.set()
+    await holder
+    runs = [*await first, *await second]
+    assert None not in runs
+    assert len(set(runs)) == 4
+    await doubtful.until_good()
+    assert sorted(run.run for run in await doubtful.disk.history() if run.slot > NOW) == sorted(runs)
+    assert await doubtful.disk.check() == []
