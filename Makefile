@@ -32,6 +32,10 @@ $(DEV): $(MADE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+$(VENV)/.made-bench: $(DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
 $(HOME_DIR)/echosched.toml: | $(MADE)
 	@mkdir -p -m 0750 $(HOME_DIR)
 	@cp etc/echosched.toml $@
@@ -71,13 +75,14 @@ torture-cluster: $(DEV)
 torture: $(DEV)
 	ECHOSCHED_DEEP=1 $(BIN)/python -m pytest -s --timeout=3600 tests/torture
 
-bench: $(DEV)
+bench: $(VENV)/.made-bench
 	$(BIN)/python bench/run.py
 
 bench-cluster: $(DEV)
 	$(BIN)/python bench/cluster.py peers
 	$(BIN)/python bench/cluster.py rates
 	$(BIN)/python bench/cluster.py store
+	$(BIN)/python bench/cluster.py idle
 
 docs: $(DEV)
 	$(BIN)/python docs/api/make.py build/api

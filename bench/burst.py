@@ -4,16 +4,18 @@
 
 Each round: a fresh home, a C loop of posix_spawn and wait with four alive before the slot and another
 after it, the burst between them. The ratio is the burst's last start (after its slot) to the mean of the
-two loops; the median over the rounds counts. One more round runs under strace, which slows it: it
-counts fsyncs and tells how long one turn of the loop took (from one epoll_wait to the next) at worst.
+two loops; the median over the rounds counts. In one more round a C program asks the daemon's socket again and
+again while the burst is on: how long an answer takes is how long a beat or another slot had to wait. It competes
+for the same cores, so the same program asks an idle daemon too. One more round runs under strace, which slows
+it: it counts fsyncs, those of the claims (before the slot, and until the first start) apart.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,45 @@ from typing import Any
 import common
 
 QUERY = "SELECT started_at, ended_at, state FROM runs"
+
+PROBE_C = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now(clockid_t clock) {
+    struct timespec at;
+    clock_gettime(clock, &at);
+    return at.tv_sec + at.tv_nsec / 1e9;
+}
+
+/* SOCKET FROM UNTIL: asks every 2 ms between two instants, prints each answer's time in ms. */
+int main(int argc, char **argv) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strncpy(address.sun_path, argv[1], sizeof address.sun_path - 1);
+    int line = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(line, (struct sockaddr *)&address, sizeof address)) return 1;
+    const char *question = "{\"op\": \"next\", \"args\": {\"n\": 1}}\n";
+    char answer[65536];
+    while (now(CLOCK_REALTIME) < atof(argv[2])) usleep(1000);
+    while (now(CLOCK_REALTIME) < atof(argv[3])) {
+        double begun = now(CLOCK_MONOTONIC);
+        if (write(line, question, strlen(question)) < 0) return 1;
+        ssize_t length;
+        do {
+            length = read(line, answer, sizeof answer);
+            if (length <= 0) return 1;
+        } while (answer[length - 1] != '\n');
+        printf("%.3f\n", (now(CLOCK_MONOTONIC) - begun) * 1000);
+        usleep(2000);
+    }
+    return 0;
+}
+"""
 
 
 def config(tiny: Path, slot: datetime, jobs: int) -> str:
@@ -36,6 +77,7 @@ def one_round(
     *,
     profile: str | None = None,
     trace: Path | None = None,
+    probe: Path | None = None,
 ) -> dict[str, Any]:
     slot = common.slot_in(7)
     with common.Daemon(directory / f"home-{slot:%H%M%S}", config(tiny, slot, jobs)) as daemon:
@@ -51,11 +93,17 @@ def one_round(
         if trace is not None:
             common.sleep_until(slot, before=1.0)
             threads = [task.name for task in Path(f"/proc/{daemon.worker}/task").iterdir()]
-            words = ["strace", "-ttt", "-T", "-o", str(trace), "-e", "trace=epoll_wait,fsync,fdatasync"]
+            words = ["strace", "-ttt", "-o", str(trace), "-e", "trace=fsync,fdatasync"]
             watcher = subprocess.Popen(
                 [*words, *(word for tid in threads for word in ("-p", tid))],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
+        asked: dict[str, list[float]] = {"idle": [], "burst": []}
+        if probe is not None:
+            asked["idle"] = ask(probe, daemon, time.time(), 1.0)
+            watcher = subprocess.Popen(
+                question(probe, daemon, slot.timestamp() - 0.3, 1.3), stdout=subprocess.PIPE, text=True
+            )
         pids = {"worker": daemon.worker, "supervisor": daemon.supervisor}
         used = {name: common.cpu_seconds(pid) for name, pid in pids.items()}
         common.sleep_until(slot, before=-2.5)
@@ -65,6 +113,8 @@ def one_round(
         if watcher is not None:
             if trace is not None:
                 watcher.terminate()
+            if probe is not None:
+                asked["burst"] = [float(line) for line in watcher.communicate()[0].split()]
             watcher.wait()
     after = common.c_loop(loop, tiny, jobs)
     at = slot.timestamp()
@@ -81,40 +131,32 @@ def one_round(
         "worker_cpu_s": used["worker"],
         "supervisor_cpu_s": used["supervisor"],
         "not_succeeded": lost,
+        "answers_ms": asked,
     }
 
 
-def read_trace(path: Path, slot: float, last_end: float) -> tuple[int, float]:
-    """Return how many fsyncs the burst took, and its longest turn of the loop in milliseconds."""
-    syncs, worst, returned = 0, 0.0, None
-    # "TID TIME epoll_wait(FD, …) = N <SECONDS>"; of the two epoll descriptors the loop's has the lower number.
-    waits: list[tuple[float, int, float]] = []
-    pending: dict[str, tuple[float, int]] = {}
+def question(probe: Path, daemon: common.Daemon, begin: float, seconds: float) -> list[str]:
+    return [str(probe), str(daemon.home / "echosched.sock"), f"{begin:.6f}", f"{begin + seconds:.6f}"]
+
+
+def ask(probe: Path, daemon: common.Daemon, begin: float, seconds: float) -> list[float]:
+    """Return how long each answer took, in milliseconds."""
+    words = question(probe, daemon, begin, seconds)
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return [float(line) for line in done.stdout.split()]
+
+
+def read_trace(path: Path, first_start: float, last_end: float) -> tuple[int, int]:
+    """Return how many fsyncs came until the first start (those of the claims), and after it (those of the ends)."""
+    claims = ends = 0
     for text in path.read_text().splitlines():
-        thread, at_text, rest = text.split(None, 2)
-        at = float(at_text)
-        if not slot <= at <= slot + last_end:
-            continue
-        if rest.startswith(("fsync", "fdatasync")):
-            syncs += 1
-        took = re.search(r"<([\d.]+)>$", rest)
-        if (call := re.match(r"epoll_wait\((\d+)", rest)) is not None:
-            if "unfinished" in rest:
-                pending[thread] = (at, int(call[1]))
-            elif took is not None:
-                waits.append((at, int(call[1]), at + float(took[1])))
-        elif "epoll_wait resumed" in rest and thread in pending:
-            began, descriptor = pending.pop(thread)
-            waits.append((began, descriptor, at))
-    if waits:
-        lowest = min(descriptor for _, descriptor, _ in waits)
-        for began, descriptor, ended in sorted(waits):
-            if descriptor != lowest:
-                continue
-            if returned is not None:
-                worst = max(worst, began - returned)
-            returned = ended
-    return syncs, worst * 1000
+        _, at, rest = text.split(None, 2)
+        if rest.startswith(("fsync(", "fdatasync(")) and float(at) <= last_end:
+            if float(at) <= first_start:
+                claims += 1
+            else:
+                ends += 1
+    return claims, ends
 
 
 def main() -> int:
@@ -138,22 +180,39 @@ def main() -> int:
                 f" {last['last_start_s']:.3f} s  ended {last['last_end_s']:.3f} s"
                 f"  C loop {last['c_loop_s']:.3f} s  ratio {last['ratio']:.2f}"
             )
+        probed = one_round(
+            directory, tiny, loop, chosen.jobs, probe=common.build(directory, "probe", PROBE_C)
+        )
+        answers = probed["answers_ms"]
         trace = directory / "trace"
         traced = one_round(directory, tiny, loop, chosen.jobs, trace=trace)
-        syncs, turn = read_trace(trace, traced["slot"], traced["last_end_s"])
-    figure = {key: common.median([one[key] for one in rounds]) for key in rounds[0]}
+        at = traced["slot"]
+        first, last = at + traced["first_start_ms"] / 1000, at + traced["last_end_s"]
+        claims, ends = read_trace(trace, first, last)
+        creation = common.creation_us(directory)
+    keys = [key for key in rounds[0] if key != "answers_ms"]
+    figure = {key: common.median([one[key] for one in rounds]) for key in keys}
     return common.report(
         "burst",
         [
             common.row("last start ÷ C loop with 4 alive", figure["ratio"], 1.0, "×"),
+            common.row("the same, best round", min(one["ratio"] for one in rounds), None, "×"),
             common.row("first start after the slot", figure["first_start_ms"], 10.0, "ms"),
-            common.row("longest turn of the loop, under strace", turn, 5.0, "ms"),
-            common.row("fsyncs in all, claims and ends, under strace", syncs, None),
+            common.row("fsyncs for all claims, under strace", claims, 5),
+            common.row("fsyncs from the first start to the last end, under strace", ends, None),
+            common.row(
+                "an answer during the burst: 99 of 100", common.quantile(answers["burst"], 0.99), 5.0, "ms"
+            ),
+            common.row("an answer during the burst: the slowest", max(answers["burst"]), None, "ms"),
+            common.row(
+                "an answer of the idle daemon: 99 of 100", common.quantile(answers["idle"], 0.99), None, "ms"
+            ),
             common.row("last start", figure["last_start_s"], None, "s"),
             common.row("last end recorded", figure["last_end_s"], None, "s"),
             common.row("C loop", figure["c_loop_s"], None, "s"),
             common.row("CPU of the worker", figure["worker_cpu_s"], None, "s"),
             common.row("CPU of the supervisor", figure["supervisor_cpu_s"], None, "s"),
+            common.row("creating one file here", creation, None, "µs"),
             common.row("runs lost or failed, all rounds", sum(one["not_succeeded"] for one in rounds), 0),
         ],
         jobs=chosen.jobs,

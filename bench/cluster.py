@@ -3,11 +3,13 @@
     python bench/cluster.py peers [--jobs 20] [--seconds 40] [PEER …]
     python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15]
     python bench/cluster.py store [--batches 1,10,100]
+    python bench/cluster.py idle [--instances 1,2,4,8] [--seconds 20]
 
 ``peers``: the same jobs, each due once a second, on two hosts; after a quarter of the time one host is stopped
 (SIGSTOP) for a quarter and continued; after three quarters the other is killed (SIGKILL) and started anew a second
 later. ``rates``: so many runs a second, for each number of instances: from slot to start, and the CPU time that
-each part spends for one run. ``store``: what PostgreSQL itself takes for a slot and its run, in batches.
+each part spends for one run. ``store``: what PostgreSQL itself takes for a slot and its run, in batches. ``idle``:
+what instances with nothing to do cost it.
 """
 
 from __future__ import annotations
@@ -272,6 +274,57 @@ def store(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def idle(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure what instances cost that only beat and listen, and print the table."""
+    rows = []
+    print(
+        "| instances | connections each | CPU of PostgreSQL for each, a second | transactions each, a second | "
+        "CPU of a daemon, a second |\n|---|---|---|---|---|"
+    )
+    for instances in options.instances:
+        with workshop() as directory:
+            kind = type("Fleet", (Echosched,), {"hosts": instances, "schedule": "0 0 1 1 *"})
+            peer = kind(directory, build(directory, "mark", MARK_C), 100, options.seconds)
+            try:
+                peer.prepare()
+                for host in range(instances):
+                    peer.start(host)
+                deadline = time.monotonic() + 60
+                while time.monotonic() < deadline:
+                    with contextlib.suppress(Exception):  # no tables yet
+                        if peer.server.ask("bench", "SELECT count(*) FROM echosched.instances") == [
+                            (instances,)
+                        ]:
+                            break
+                    time.sleep(0.2)
+                time.sleep(5.0)
+                counted = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'bench'"
+                own, server = daemons(peer), peer.server.pids()
+                before = cpu(own), cpu(server, children=True), peer.server.ask("bench", counted)[0][0]
+                time.sleep(options.seconds)
+                after = cpu(own), cpu(server, children=True), peer.server.ask("bench", counted)[0][0]
+                sessions = peer.server.ask(
+                    "bench", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'echosched'"
+                )[0][0]
+            finally:
+                peer.close()
+        each = instances * options.seconds
+        row = {
+            "instances": instances,
+            "connections": sessions / instances,
+            "postgres_ms": (after[1] - before[1]) / each * 1000,
+            "transactions": (after[2] - before[2]) / each,
+            "daemon_ms": (after[0] - before[0]) / each * 1000,
+        }
+        rows.append(row)
+        print(
+            f"| {instances} | {row['connections']:.1f} | {row['postgres_ms']:.2f} ms | {row['transactions']:.1f} | "
+            f"{row['daemon_ms']:.1f} ms |",
+            flush=True,
+        )
+    return rows
+
+
 def main() -> None:
     """Measure what the command line asks for; the figures also go to bench/results/."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -288,8 +341,11 @@ def main() -> None:
     three = parts.add_parser("store")
     three.add_argument("--batches", type=numbers, default=[1, 10, 100])
     three.add_argument("--seconds", type=float, default=8.0)
+    four = parts.add_parser("idle")
+    four.add_argument("--instances", type=numbers, default=[1, 2, 4, 8])
+    four.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
-    rows = {"peers": peers, "rates": rates, "store": store}[options.what](options)
+    rows = {"peers": peers, "rates": rates, "store": store, "idle": idle}[options.what](options)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"cluster_{options.what}.json").write_text(json.dumps(rows, indent=1) + "\n")
 

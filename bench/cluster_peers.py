@@ -163,6 +163,7 @@ class Echosched(Peer):
     """EchoSched, PostgreSQL."""
 
     name = "echosched, 2 instances"
+    schedule = "* * * * * *"
 
     def prepare(self) -> None:
         self.server = postgres()
@@ -173,7 +174,9 @@ class Echosched(Peer):
             text = f'[cluster]\ndsn = """{dsn}"""\ninstance = "host{host}"\n'
             text += '[daemon]\ntick = "0"\n[defaults]\ncatchup = "all"\noverlap = "allow"\noutput = false\n'
             for n in range(self.jobs):
-                text += f'[job.j{n}]\nschedule = "* * * * * *"\ncommand = ["{self.mark}", "{self.marks}"]\n'
+                text += (
+                    f'[job.j{n}]\nschedule = "{self.schedule}"\ncommand = ["{self.mark}", "{self.marks}"]\n'
+                )
             (home / "echosched.toml").write_text(text)
 
     def start(self, host: int) -> None:

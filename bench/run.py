@@ -2,23 +2,41 @@
 
     python bench/run.py [--only NAME,…] [--page-only]
 
-A missed target does not end the run; the exit code tells whether every script could be carried out.
+A missed target does not end the run; the exit code tells whether every script could be carried out. What the
+scripts leave on the disk goes at the very end: see ``common.workshop`` for why not before.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import common
+import plots
 
 PAGE = common.ROOT / "docs" / "performance.md"
 NOTES = common.ROOT / "bench" / "notes.md"
-SCRIPTS = ["next_fire", "commands", "lag", "burst", "load", "history", "idle"]
+SCRIPTS = [
+    "next_fire",
+    "commands",
+    "lag",
+    "burst",
+    "peers",
+    "throughput",
+    "load",
+    "idle",
+    "history",
+    "prune",
+    "week",
+]
 
 
 def table(result: dict[str, Any]) -> list[str]:
@@ -59,7 +77,11 @@ def page() -> str:
             result |= next_fire_rows(result)
         text = (common.ROOT / "bench" / f"{name}.py").read_text()
         title = text.split('"""')[1].split("\n")[0]
-        body += [f"## {title}", "", f"`python bench/{name}.py`", "", *table(result), ""]
+        load = result.get("load")
+        heard = f" · {result['at']}" if "at" in result else ""
+        heard += f" · load before {load[0]:.1f}, after {load[1]:.1f}" if load else ""
+        body += [f"## {title}", "", f"`python bench/{name}.py`{heard}", "", *table(result), ""]
+        body += [line for plot in plots.of(name, result) for line in (plot, "")]
     if machine is not None:
         lines += [
             "| machine | |",
@@ -79,13 +101,18 @@ def main() -> int:
     options.add_argument("--page-only", action="store_true", help="measure nothing, only write the page")
     chosen = options.parse_args()
     broken = []
-    for name in (chosen.only.split(",") if chosen.only else SCRIPTS) if not chosen.page_only else []:
-        print(f"── {name}", flush=True)
-        if (
-            subprocess.run([sys.executable, Path(__file__).with_name(f"{name}.py")], check=False).returncode
-            > 1
-        ):
-            broken.append(name)
+    place = tempfile.mkdtemp(prefix="echosched-bench-", dir="/var/tmp")
+    environment = os.environ | {"ECHOSCHED_BENCH_DIR": place}
+    try:
+        for name in (chosen.only.split(",") if chosen.only else SCRIPTS) if not chosen.page_only else []:
+            print(f"── {name}", flush=True)
+            words = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
+            begun = time.monotonic()
+            if subprocess.run(words, env=environment, check=False).returncode > 1:
+                broken.append(name)
+            print(f"   ({time.monotonic() - begun:.0f} s)", flush=True)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     PAGE.write_text(page())
     print(f"wrote {PAGE}" + (f"; could not be carried out: {', '.join(broken)}" if broken else ""))
     return 1 if broken else 0

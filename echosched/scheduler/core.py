@@ -32,12 +32,9 @@ from echosched.timer import Wakeup, make_wakeup
 
 log = logging.getLogger(__name__)
 
-FIRED_AT_ONCE = 250
+FIRED_AT_ONCE = 200
 """How many jobs are judged and claimed in one turn of the loop: a thousand that are due together cost five
-commits, the first of them start while the others are claimed, and no beat waits for all of them."""
-
-FIRED_FIRST = 64
-"""How many of them in the first turn after a rest: so soon the first starts are on their way."""
+commits, and no beat waits for all of them."""
 
 STAGGER_SECONDS = 0.05
 """Between the starts of catch-up runs that come due together."""
@@ -190,7 +187,7 @@ class Scheduler:
             self._firing = True
             try:
                 await self._notice_jump()
-                more = not self._leaving and await self._fire(FIRED_AT_ONCE if more else FIRED_FIRST)
+                more = not self._leaving and await self._fire(FIRED_AT_ONCE)
             except Exception:
                 log.exception("firing failed; the loop goes on")
                 more = False
