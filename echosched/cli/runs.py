@@ -106,10 +106,18 @@ def _show_stream(
                 sys.stdout.flush()
                 last = piece["text"] or last
                 attempt, offset = piece["attempt"], piece["next_offset"]
+                if piece["done"]:
+                    _tell_elsewhere(number, piece)
 
     _through_changes(arguments, follow)
     if last and not last.endswith("\n") and sys.stdout.isatty():
         print()  # what comes next must not stand behind the job's last words; a pipe gets the exact output
+
+
+def _tell_elsewhere(number: int, piece: dict[str, Any]) -> None:
+    if piece.get("elsewhere") is not None:
+        where = render.clean(piece["elsewhere"])
+        print(f"echoschedd: run {number}: ran on {where}, and its output lies there", file=sys.stderr)
 
 
 def _outcome(row: dict[str, Any]) -> str:
@@ -247,6 +255,7 @@ def _show_pieces(read: Callable[[dict[str, Any]], dict[str, Any]], number: int, 
         piece = read({"run": number, "attempt": attempt, "offset": offset, "limit": 1 << 20})
         sys.stdout.write(piece["text"])
         if piece["done"] or piece["next_offset"] == offset:
+            _tell_elsewhere(number, piece)
             return
         offset = piece["next_offset"]
 

@@ -250,7 +250,7 @@ class Operations(Views, ClusterOperations):
         """Return a piece of a run's output from byte *offset* (negative: from the end).
 
         *text* is UTF-8 with anything else replaced; *next_offset* is where to go on; *done* tells that the
-        attempt has ended and all was read.
+        attempt has ended and all was read; *elsewhere* names the instance that has the output, if not this one.
         """
         found = await self._find_run(run)
         number = found.attempt if attempt is None else whole_number("attempt", attempt)
@@ -271,7 +271,14 @@ class Operations(Views, ClusterOperations):
             "next_offset": start + len(data),
             "size": size,
             "done": ended and start + len(data) >= size,
+            "elsewhere": None if size else self._elsewhere(found),
         }
+
+    def _elsewhere(self, run: Run) -> str | None:
+        """Return the instance that ran *run* and has its output, if it is another one."""
+        if self._membership is None or run.owner == self._membership.instance or run.started_at is None:
+            return None
+        return run.owner
 
     async def follow_output(
         self, run: int, attempt: int | None = None, offset: int = 0, onward: bool = False

@@ -316,3 +316,20 @@ def test_an_operators_verbs_hold_for_all_hosts(make_fleet: MakeFleet) -> None:
     assert len(spans) == 7
     for (_, ended, _), (begun, _, _) in pairwise(spans):
         assert begun >= ended - 100_000, "two of a group of one ran at the same time"
+
+
+def test_the_output_of_a_run_lies_where_it_ran_and_the_others_say_where(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2)
+    fleet.furnish({"job": Task("0 0 1 1 *", "echo done", EXACT + "output = true\n")})
+    for host in fleet.hosts:  # the fleet's jobs discard their output
+        path = host.directory / "echosched.toml"
+        path.write_text(path.read_text().replace("output = false\n", ""))
+    fleet.start()
+    first, second = fleet.hosts
+    first.ok("run", "job", "--wait")
+    [[run, owner]] = fleet.query("SELECT run, owner FROM runs")
+    here, there = (first, second) if owner == "host-0" else (second, first)
+    assert here.ok("output", str(run)) == "done\n"
+    told = there.run("output", str(run))
+    assert (told.returncode, told.stdout) == (0, "")
+    assert told.stderr == f"echoschedd: run {run}: ran on {owner}, and its output lies there\n"
