@@ -30,7 +30,7 @@ def start(arguments: dict[str, Any]) -> int:
     paths = paths_of(arguments)
     foreground = arguments["--foreground"] or arguments["--no-supervise"]
     if not foreground and not arguments["--detach"]:
-        if _handed_to_systemd("start", arguments):
+        if handed_to_systemd("start", arguments):
             return EX_OK
         foreground = _must_stay()
     daemon = read_daemon_settings(paths)
@@ -75,8 +75,8 @@ def _must_stay() -> bool:
     return True
 
 
-def _handed_to_systemd(verb: str, arguments: dict[str, Any]) -> bool:
-    """Let systemd do *verb* where the command means the system instance and systemd owns that.
+def handed_to_systemd(verb: str, arguments: dict[str, Any], unit: str = "echosched.service") -> bool:
+    """Let systemd do *verb* to *unit* where the command means the system instance and systemd has that unit.
 
     Also for the dashboard, which is the system's but not root: polkit decides what it may.
     """
@@ -85,8 +85,7 @@ def _handed_to_systemd(verb: str, arguments: dict[str, Any]) -> bool:
         return False
     from echosched.daemon.host import hand_to_systemd, systemd_unit
 
-    unit = systemd_unit()
-    if unit is None:
+    if systemd_unit(unit) is None:
         return False
     print(f"echoschedd: {unit} is installed here: systemctl {verb} {unit}", file=sys.stderr)
     code = hand_to_systemd(verb, unit)
@@ -101,7 +100,7 @@ def stop(arguments: dict[str, Any]) -> int:
     """Stop the daemon and wait until it is gone."""
     from echosched.daemon.control import stop_daemon
 
-    if not arguments["--force"] and _handed_to_systemd("stop", arguments):
+    if not arguments["--force"] and handed_to_systemd("stop", arguments):
         return EX_OK
     paths = paths_of(arguments)
     timeout = (
@@ -163,7 +162,7 @@ def restart(arguments: dict[str, Any]) -> int:
     paths = paths_of(arguments)
     config = load(paths=paths)
     keep = arguments["--keep-jobs"]
-    if not keep and _handed_to_systemd("restart", arguments):
+    if not keep and handed_to_systemd("restart", arguments):
         return EX_OK
     stopped = stop_daemon(
         daemon_paths(paths),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERBS = ("start", "stop", "restart", "status", "logs")
 PARTS = ("scheduler", "web")
+UNITS = {"scheduler": "echosched.service", "web": "echosched-web.service"}
 START_SECONDS = 60.0
 
 
@@ -78,12 +79,23 @@ def _settings(paths: Paths, part: str, arguments: dict[str, Any]) -> Settings:
 def _start(paths: Paths, part: str, arguments: dict[str, Any]) -> tuple[int, str]:
     from echosched.daemon.launcher import launch
 
+    if _is_systemds("start", part, arguments):
+        return EX_OK, "started by systemd"
     keyless = part == "web" and not os.path.exists(paths.web_key)
     outcome = launch(_settings(paths, part, arguments), wait=START_SECONDS)
     line = f"{'running already' if outcome.already else 'started'} (pid {outcome.pid})"
     if part == "web":
         line += _where(paths, keyless=keyless)
     return EX_OK, line
+
+
+def _is_systemds(verb: str, part: str, arguments: dict[str, Any]) -> bool:
+    """Let systemd do *verb* where it has the unit of *part*; an address of one's own is not the unit's."""
+    from echosched.cli.lifecycle import handed_to_systemd
+
+    if part == "web" and (arguments["--host"] or arguments["--port"]):
+        return False
+    return handed_to_systemd(verb, arguments, UNITS[part])
 
 
 def _where(paths: Paths, *, keyless: bool) -> str:
@@ -103,6 +115,8 @@ def _where(paths: Paths, *, keyless: bool) -> str:
 def _stop(paths: Paths, part: str, arguments: dict[str, Any]) -> tuple[int, str]:
     from echosched.daemon.control import stop_daemon
 
+    if _is_systemds("stop", part, arguments):
+        return EX_OK, "stopped by systemd"
     settings = web_settings(paths) if part == "web" else None
     if settings is None:
         from echosched.cli.lifecycle import stop_seconds
@@ -116,6 +130,8 @@ def _stop(paths: Paths, part: str, arguments: dict[str, Any]) -> tuple[int, str]
 
 def _restart(paths: Paths, part: str, arguments: dict[str, Any]) -> tuple[int, str]:
     _settings(paths, part, arguments)  # a bad configuration is told before anything is stopped
+    if _is_systemds("restart", part, arguments):
+        return EX_OK, "restarted by systemd"
     _stop(paths, part, arguments)
     code, line = _start(paths, part, arguments)
     return code, line.replace("started", "restarted", 1)

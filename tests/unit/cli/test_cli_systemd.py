@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from echosched.cli import lifecycle
+from echosched.cli import lifecycle, service
 from echosched.cli.dispatch import parse
 from echosched.config.paths import resolve_paths
 from echosched.config.settings import WebConfig
@@ -21,7 +21,7 @@ Handed = Callable[[list[str]], bool]
 def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
     """Tell whether systemd would be given a command line, on a host where it has the unit."""
     given: list[tuple[str, str]] = []
-    monkeypatch.setattr("echosched.daemon.host.systemd_unit", lambda: "echosched.service")
+    monkeypatch.setattr("echosched.daemon.host.systemd_unit", lambda unit: unit)
     monkeypatch.setattr(
         "echosched.daemon.host.hand_to_systemd", lambda verb, unit: given.append((verb, unit)) or 0
     )
@@ -31,7 +31,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
     def ask(words: list[str]) -> bool:
         verb, *rest = words
         given.clear()
-        answer = lifecycle._handed_to_systemd(verb, parse(verb, rest))
+        answer = lifecycle.handed_to_systemd(verb, parse(verb, rest))
         assert given == ([(verb, "echosched.service")] if answer else [])
         return answer
 
@@ -57,3 +57,19 @@ def test_an_instance_elsewhere_is_never_systemds(
     assert not handed(words[words.index("start") :])
     assert not handed(["start", "--db", str(tmp_path / "other.db")])
     assert handed(["start"])
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_service_hands_each_part_to_the_unit_that_it_has(
+    verb: str, handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, str]] = []
+    monkeypatch.setenv("ECHOSCHED_SYSTEM", "1")
+    monkeypatch.setattr(
+        "echosched.daemon.host.hand_to_systemd", lambda verb, unit: given.append((verb, unit)) or 0
+    )
+    arguments = parse("service", [verb])
+    assert all(service._is_systemds(verb, part, arguments) for part in ("scheduler", "web"))
+    assert given == [(verb, "echosched.service"), (verb, "echosched-web.service")]
+    # An address of one's own is not the unit's.
+    assert not service._is_systemds(verb, "web", parse("service", [verb, "web", "--port", "0"]))
