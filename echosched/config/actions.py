@@ -75,9 +75,7 @@ def _word(value: Any) -> str:
 def _python(value: Any, options: Mapping[str, Any]) -> PythonAction:
     if _TARGET.fullmatch(v.line(value)) is None:
         raise ValueError('must be "module:function"')
-    return PythonAction(
-        value, args=options.get("args", ()), success_codes=options.get("success_codes", (0,))
-    )
+    return PythonAction(value, args=options.get("args", ()), success_codes=options.get("success_codes", (0,)))
 
 
 # ── http ──────────────────────────────────────────────────────────────────────────────────────
