@@ -52,7 +52,9 @@ class Api:
         """Answer what *make* returns, encoded once for all who ask the same at about the same time."""
 
         async def encoded() -> bytes:
-            return answers.encode({"ok": True, **await make()})
+            document = {"ok": True, **await make()}
+            # Beside the loop: a day's timeline takes long enough for others to notice.
+            return await asyncio.to_thread(answers.encode, document)
 
         return answers.ready(await self.reads.share((name, *what), encoded))
 

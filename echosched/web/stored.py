@@ -7,6 +7,7 @@ would keep a daemon that stops from folding its log back into the file.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ Ask = Callable[..., Awaitable[Any]]
 """Carries out an operation in the worker."""
 
 TIMELINE_RUNS = 5000
+MANY = 200
 
 
 @contextlib.asynccontextmanager
@@ -95,12 +97,8 @@ class StoredReads:
             runs = await store.history(
                 since=parse_rfc3339(start), until=parse_rfc3339(end), limit=TIMELINE_RUNS
             )
-        coming: dict[str, list[int]] = await self._ask("coming", start=start, end=end)
-        slots = sorted((at, job) for job, found in coming.items() for at in found)
-        return {
-            "runs": await self._rows(runs),
-            "next": [{"job": job, "at": rfc3339(from_micros(at))} for at, job in slots],
-        }
+        coming = await self._ask("coming", start=start, end=end)
+        return {"runs": await self._rows(runs), "next": await asyncio.to_thread(_in_order, coming)}
 
     async def recent(self, jobs: Sequence[str]) -> dict[str, Facts]:
         """Return what the latest runs of each of *jobs* were like."""
@@ -116,7 +114,8 @@ class StoredReads:
 
     async def _rows(self, runs: Sequence[Run]) -> list[Facts]:
         """Return *runs* as rows. Starts are written a little later than they happen: the worker knows them."""
-        rows = [run.as_dict() for run in runs]
+        # Thousands are made beside the loop, which has others to answer.
+        rows = await asyncio.to_thread(_as_rows, runs) if len(runs) > MANY else _as_rows(runs)
         unsure = [row for row in rows if row["state"] == State.RUNNING and row["started_at"] is None]
         if unsure:
             live: dict[int, Facts] = {}
@@ -127,3 +126,12 @@ class StoredReads:
                 known = live.get(row["run"], {"state": str(State.QUEUED), "started_at": None})
                 row.update(state=known["state"], started_at=known["started_at"])
         return rows
+
+
+def _as_rows(runs: Sequence[Run]) -> list[Facts]:
+    return [run.as_dict() for run in runs]
+
+
+def _in_order(coming: dict[str, list[int]]) -> list[Facts]:
+    slots = sorted((at, job) for job, found in coming.items() for at in found)
+    return [{"job": job, "at": rfc3339(from_micros(at))} for at, job in slots]
