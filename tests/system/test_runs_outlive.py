@@ -198,6 +198,39 @@ def test_fifty_mixed_jobs_end_as_if_the_worker_had_lived_on(house: House, server
     assert house.status["restarts"] == (4 if blow == "kill" else 0)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_calls_that_come_due_all_the_time_arrive_once_while_workers_die(house: House, server: Server) -> None:
+    seconds = 60 if os.environ.get("ECHOSCHED_DEEP") else 8
+    jobs = [f"j{n}" for n in range(10)]
+    house.write(
+        "[daemon]\nmax_restarts = 1000\n"
+        + "".join(
+            f'[job.{job}]\nschedule = "every 1s from 2026-01-01T00:00:00.{n * 60:03d}Z"\n'
+            f'catchup = "all"\noverlap = "allow"\nhttp = "{server.url}/{job}/0.3"\n'
+            for n, job in enumerate(jobs)
+        )
+    )
+    rng = random.Random(int(os.environ.get("ECHOSCHED_SEED", "7")))
+    house.ok("start")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(0.8, 2.5))
+        worker = eventually(lambda: house.worker_pid)
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda worker=worker: house.worker_pid not in (0, worker))
+    eventually(lambda: house.status["health"] == "ok")
+    for job in jobs:
+        house.ok("pause", job)
+    eventually(lambda: not house.history("--state", "queued,running"))
+    rows: list[dict[str, Any]] = house.json("history", "-n", "10000")
+    ran = [row for row in rows if row["state"] != "skipped"]  # while it was being paused
+    print(f"{house.status['restarts']} workers killed, {len(ran)} calls")
+    assert {row["state"] for row in ran} == {"succeeded"}
+    assert server.requests == Counter(row["job"] for row in ran)
+    assert not list((house.directory / "runs").rglob("*.answer*"))
+
+
 def test_calls_outlive_the_whole_daemon(house: House, server: Server) -> None:
     house.write(
         f"""
