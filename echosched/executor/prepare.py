@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import stat
-import tempfile
 from dataclasses import replace
 
 from echosched.errors import ExecutionError
@@ -127,6 +126,8 @@ def as_file(text: str | bytes) -> int:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
     else:
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     with open(descriptor, "wb", closefd=False) as file:
