@@ -210,6 +210,8 @@ async def _carry_out(
         failure = err
     if failure is None:
         return Result(State.SUCCEEDED, output_bytes=context.close(), value=_small(value))
+    if isinstance(failure, ExecutionError):  # a reason in words, for people; where it arose helps nobody
+        return Result(State.FAILED, error=str(failure), output_bytes=context.close())
     context.write("".join(traceback.format_exception(type(failure), failure, _own_frames_off(failure))))
     reason = traceback.format_exception_only(type(failure), failure)[-1].strip()
     return Result(State.FAILED, error=reason, output_bytes=context.close())

@@ -221,6 +221,16 @@ async def test_the_context_knows_the_attempt_and_logs_to_its_output(rig: Rig) ->
     assert (rig.output(attempt), result.output_bytes) == ("line ä\n2\n", 10)
 
 
+async def test_a_reason_in_words_is_the_error_as_it_stands(rig: Rig) -> None:
+    def work(context: Context) -> None:
+        context.log("half done")
+        raise ExecutionError("retention: the store cannot be written")
+
+    result, output = await rig.run(CallableAction(work))
+    assert (result.state, result.error) == (State.FAILED, "retention: the store cannot be written")
+    assert output == "half done\n"
+
+
 @pytest.mark.parametrize("path", [True, False])
 async def test_an_exception_fails_the_run_with_its_traceback(rig: Rig, path: bool) -> None:
     def work() -> None:
