@@ -1,7 +1,7 @@
 """The key of the web server: where it comes from, and how a presented one is judged.
 
-Order: the environment's ``DASHBOARD_KEY``, then the key file, then a new one that is written to the
-key file (0600) for the next start. A key is compared in constant time. Wrong keys are slowed down per
+Order: the environment's ``DASHBOARD_KEY``, then systemd's credential ``dashboard-key``, then the key file, then
+a new one that is written to the key file (0600) for the next start. A key is compared in constant time. Wrong keys are slowed down per
 client, but the right key is looked at first, so that nobody can lock the operator out.
 """
 
@@ -21,6 +21,7 @@ from echosched.errors import UsageError
 from echosched.protocols import Clock
 
 ENVIRONMENT = "DASHBOARD_KEY"
+CREDENTIAL = "dashboard-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ def load_key(environ: Mapping[str, str], key_file: Path, host: str = "127.0.0.1"
     value = environ.get(ENVIRONMENT, "").strip()
     if value:
         return Key(_checked(value, f"environment {ENVIRONMENT}"), "environment")
-    existing = _read(key_file)
+    given = environ.get("CREDENTIALS_DIRECTORY")
+    existing = (_read(Path(given, CREDENTIAL)) if given else None) or _read(key_file)
     if existing is not None:
         return existing
     if not is_loopback(host):

@@ -34,6 +34,20 @@ def test_the_environment_beats_the_file(tmp_path):
     assert (found.value, found.origin) == ("from-file", "file")
 
 
+def test_a_credential_of_systemd_is_the_key_unless_the_environment_has_one(tmp_path):
+    credentials, file = tmp_path / "credentials", tmp_path / "web.key"
+    credentials.mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    file.write_text("from-file\n")
+    file.chmod(0o600)
+    assert load_key(environ, file).value == "from-file"  # there is no such credential
+    (credentials / "dashboard-key").write_text("from-systemd\n")
+    (credentials / "dashboard-key").chmod(0o440)  # as systemd makes them
+    assert load_key(environ, file).value == "from-systemd"
+    assert load_key(environ, file, "0.0.0.0").value == "from-systemd"
+    assert load_key({**environ, "DASHBOARD_KEY": "from-env"}, file).value == "from-env"
+
+
 def test_a_key_is_made_once_and_kept_private(tmp_path):
     file = tmp_path / "state" / "web.key"
     made = load_key({}, file)
