@@ -295,7 +295,7 @@ class Scheduler:
                 f"job {name}: the scheduler is stopping and starts nothing (try again when it is back)"
             )
         policy = entry.job.policy
-        busy = bool(entry.active) or entry.claiming > 0
+        busy = bool(entry.unended) or entry.claiming > 0
         if busy and policy.overlap is Overlap.REPLACE:
             self._judge.replace(entry, "replaced by a manual run (overlap replace)")
         exclusive = busy and policy.overlap is not Overlap.ALLOW

@@ -54,6 +54,11 @@ class Entry:
         return self.schedule is not None and self.job.enabled and not self.paused and self.parked is None
 
     @property
+    def unended(self) -> list[LiveRun]:
+        """Return the runs that are not over; those are whose end is only not committed yet."""
+        return [live for live in self.active.values() if not live.over]
+
+    @property
     def held(self) -> list[LiveRun]:
         """Return the runs that are claimed already and wait for their slot."""
         return [live for live in self.active.values() if live.ahead and live.handle is not None]
@@ -94,6 +99,7 @@ class LiveRun:
         "execution",
         "handle",
         "job",
+        "over",
         "placed",
         "priority",
         "queued_at",
@@ -129,6 +135,7 @@ class LiveRun:
         self.priority = entry.job.policy.priority if priority is None else priority
         self.adopted = False
         self.ahead = False  # claimed before its slot
+        self.over = False  # ended for good, and about to be committed
         self.placed = False  # holds a place of the start queue
         self.execution: Execution | None = None
         self.started_at: datetime | None = None

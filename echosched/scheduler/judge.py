@@ -69,7 +69,7 @@ class Judge:
     def _ahead(self, entry: Entry, at: float, now: datetime) -> list[Wish]:
         """Judge a slot that comes only *at* that instant, if its verdict is known already."""
         policy = entry.job.policy
-        idle = policy.overlap is Overlap.ALLOW or not (entry.active or entry.claiming)
+        idle = policy.overlap is Overlap.ALLOW or not (entry.unended or entry.claiming)
         # Without an output file nothing proves that a claimed run never began: the time between stays short.
         if not (idle and policy.output):
             self._roster.push(entry, early=False)
@@ -81,10 +81,11 @@ class Judge:
     def _overlap(
         self, entry: Entry, verdict: misfire.Verdict, now: datetime, *, until: float | None = None
     ) -> Wish:
-        active = len(entry.active) + entry.claiming
-        waiting = entry.claiming + sum(not live.placed for live in entry.active.values())
+        runs = entry.unended
+        waiting = entry.claiming + sum(not live.placed for live in runs)
+        earlier = runs[0].run if runs else None
         decision = overlap.judge(
-            entry.job.policy.overlap, active, waiting, earlier=next(iter(entry.active), None)
+            entry.job.policy.overlap, len(runs) + entry.claiming, waiting, earlier=earlier
         )
         if decision.move is overlap.Move.SKIP:
             return _wish(entry, verdict, State.SKIPPED, now, error=decision.reason)

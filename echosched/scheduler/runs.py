@@ -224,6 +224,7 @@ class Runs:
     def finish(self, live: LiveRun, ended: Ended) -> None:
         """Free the place at once and commit *ended* with the next batch."""
         self.queue.release(live)
+        live.over = ended.retry_at is None
         self._ends.append((live, ended))
         if not self._committing:
             self._committing = True

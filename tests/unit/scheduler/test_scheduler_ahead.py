@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from echosched.model import Catchup, Overlap, State
+from echosched.model import Catchup, Ended, Overlap, State
 from echosched.scheduler.recovery import Evidence, recover
 
 from .conftest import START, Rig, make_job, make_scheduler, settle
@@ -172,3 +174,23 @@ async def take_over(rig: Rig) -> None:
     await recover(rig.scheduler, nothing)
     rig.scheduler.begin()
     await settle()
+
+
+async def test_a_run_that_is_over_is_in_nobodys_way_while_its_end_waits_for_the_commit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_up = asyncio.Event()
+    finish = rig.store.finish
+
+    async def slow(ends: Sequence[Ended]) -> list[bool]:
+        await held_up.wait()
+        return await finish(ends)
+
+    monkeypatch.setattr(rig.store, "finish", slow)
+    await rig.begin(make_job(overlap=Overlap.SKIP))
+    await advance(rig, MINUTE)
+    await advance(rig, MINUTE)
+    assert rig.executor.slots == [START + MINUTE, START + 2 * MINUTE]
+    held_up.set()
+    await settle()
+    assert await rig.states("job") == [State.SUCCEEDED] * 2
