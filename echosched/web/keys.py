@@ -1,8 +1,8 @@
 """The key of the web server: where it comes from, and how a presented one is judged.
 
 Order: the environment's ``DASHBOARD_KEY``, then systemd's credential ``dashboard-key``, then the key file, then
-a new one that is written to the key file (0600) for the next start. A key is compared in constant time. Wrong keys are slowed down per
-client, but the right key is looked at first, so that nobody can lock the operator out.
+a new one that is written to the key file (0600) for the next start. A key is compared in constant time. Wrong
+keys are slowed down per client, but the right key is looked at first, so that nobody can lock the operator out.
 """
 
 from __future__ import annotations
