@@ -171,11 +171,13 @@ def rate(instances: int, per_second: int, seconds: float) -> dict[str, Any]:
             after = cpu(own), cpu(server, children=True)
             end = int(begin + seconds)
             time.sleep(SETTLE_SECONDS)
-            found = [(job, second, at) for job, second, at in marks(peer) if begin <= second < end]
+            every = marks(peer)
+            found = [(job, second, at) for job, second, at in every if begin <= second < end]
             owners = peer.server.ask("bench", "SELECT owner, count(*) FROM echosched.runs GROUP BY 1")
         finally:
             peer.close()
-    ended = sum(1 for _, _, at in found if at <= end) or 1
+    # What began in that time, for whichever slot: behind its time a fleet still does its work.
+    ended = sum(begin <= at < end for _, _, at in every) or 1
     lags = [at - second for _, second, at in found]
     shares = [count for _, count in owners]
     return {
@@ -183,7 +185,7 @@ def rate(instances: int, per_second: int, seconds: float) -> dict[str, Any]:
         "rate": per_second,
         "due": per_second * (end - begin),
         "ran": len(found),
-        "in_time": ended,
+        "began": ended,
         "per_second": ended / seconds,
         "lag_p50_ms": percentile(lags, 0.5) * 1000,
         "lag_p99_ms": percentile(lags, 0.99) * 1000,
@@ -194,6 +196,24 @@ def rate(instances: int, per_second: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def bare(per_second: int, seconds: float) -> dict[str, Any]:
+    """Do the same without a scheduler: a loop that sleeps to each second and starts the programs, one by one."""
+    with workshop() as directory:
+        mark = build(directory, "mark", MARK_C)
+        peer = Peer(directory, mark, per_second, seconds)
+        begin = int(time.time()) + 1
+        children = []
+        for second in range(begin, begin + int(seconds)):
+            time.sleep(max(0.0, second - time.time()))
+            for n in range(per_second):
+                words = [str(mark), str(peer.marks), f"j{n}", str(second)]
+                children.append(os.posix_spawn(mark, words, os.environ))
+        for child in children:
+            os.waitpid(child, 0)
+        lags = [at - second for _, second, at in marks(peer)]
+    return {"lag_p50_ms": percentile(lags, 0.5) * 1000, "lag_p99_ms": percentile(lags, 0.99) * 1000}
+
+
 def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure each combination and print the table."""
     rows = []
@@ -201,6 +221,13 @@ def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
         "| instances | due a second | run a second | lag p50 | p99 | CPU of the daemons a run | of PostgreSQL | "
         "farthest from an even share | load |\n|---|---|---|---|---|---|---|---|---|"
     )
+    for per_second in options.rates:
+        row = {"instances": 0, "rate": per_second, **bare(per_second, options.seconds)}
+        rows.append(row)
+        print(
+            f"| none, a bare loop | {per_second} | {per_second} | {row['lag_p50_ms']:.0f} ms | "
+            f"{row['lag_p99_ms']:.0f} ms | | | | {os.getloadavg()[0]:.1f} |"
+        )
     for instances in options.instances:
         for per_second in options.rates:
             row = rate(instances, per_second, options.seconds)
