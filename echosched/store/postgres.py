@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from echosched.clock import to_micros
 from echosched.errors import StoreUnavailable
@@ -54,6 +54,7 @@ class PostgresStore:
         self.link = Link(dsn, schema=schema, connect_seconds=connect_seconds)
         self._steps = tuple(steps) if steps is not None else postgres_schema.migrations()
         self._starts: list[Started] = []
+        self._writing_starts = asyncio.Lock()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
 
@@ -113,7 +114,7 @@ class PostgresStore:
 
     async def flush(self) -> None:
         """Write the starts noted so far."""
-        await self.write(_nothing)
+        await self._write_starts()
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends in one transaction; ``False`` where the run had an outcome already or another attempt."""
@@ -204,23 +205,22 @@ class PostgresStore:
         return f"{self.owner}/{key}"
 
     async def write(self, work: Work[_T]) -> _T:
-        """Return what *work* answers in one transaction, which also writes the starts noted so far."""
-        starts, self._starts = self._starts, []
-        try:
+        """Return what *work* answers in one transaction; the starts noted so far are written before it."""
+        await self._write_starts()
+        return await self.link.transact(work)
+
+    async def _write_starts(self) -> None:
+        # In a transaction of their own, one after another: locks go from jobs to runs, and a start that came
+        # first into another transaction would hold its run while that waits for a job.
+        async with self._writing_starts:
+            starts, self._starts = self._starts, []
             if not starts:
-                return await self.link.transact(work)
-
-            async def both(connection: Any) -> _T:
-                await postgres_writes.note_starts(connection, starts)
-                return await work(connection)
-
-            return await self.link.transact(both)
-        except BaseException:
-            # Whatever went wrong, nothing was written. A mistake of the work's must not lose another's start.
-            self._starts[:0] = starts
-            if starts and self._flush_timer is None:
-                self.started(())
-            raise
+                return
+            try:
+                await self.link.transact(lambda connection: postgres_writes.note_starts(connection, starts))
+            except BaseException:
+                self._starts[:0] = starts  # nothing was written
+                raise
 
     async def read(self, work: Work[_T]) -> _T:
         """Return what *work* reads; starts noted before are written first, so that whoever noted one sees it."""
@@ -228,7 +228,3 @@ class PostgresStore:
             with contextlib.suppress(StoreUnavailable):
                 await self.flush()
         return await self.link.transact(work)
-
-
-async def _nothing(connection: Any) -> None:
-    del connection

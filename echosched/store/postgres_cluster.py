@@ -131,7 +131,12 @@ class ClusterStore(PostgresStore):
 
     async def place(self, orders: Sequence[turns.Order]) -> turns.Placement:
         """Account for slots as their jobs' situations demand, in one transaction."""
-        return await self.write(lambda connection: turns.place(connection, orders, self.owner))
+        # Without the starts noted so far: an end of one of those runs would wait for the rows.
+        try:
+            return await self.link.transact(lambda connection: turns.place(connection, orders, self.owner))
+        except OUTSIDE as error:
+            self.on_fault(error)
+            raise
 
     async def take(
         self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool]

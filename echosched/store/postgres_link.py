@@ -72,7 +72,7 @@ class Link:
             kwargs=self._options(),
             min_size=1,
             max_size=self._most,
-            timeout=self._connect_seconds,
+            timeout=_CALL_SECONDS / 2,
             max_idle=60.0,
             reconnect_timeout=5.0,
             configure=self.configure,
@@ -155,7 +155,7 @@ class Link:
                     raise self.translate(error) from error
             except PoolTimeout as error:
                 raise StoreUnavailable(
-                    f"{self.place}: no connection within {self._connect_seconds:g} s"
+                    f"{self.place}: no connection within {_CALL_SECONDS / 2:g} s"
                 ) from error
             except TimeoutError as error:
                 raise StoreUnavailable(f"{self.place}: no answer within {_CALL_SECONDS:g} s") from error

@@ -94,6 +94,7 @@ async def note_starts(connection: Connection, starts: Iterable[Started]) -> None
     facts = list(rows.values())
     if not facts:
         return
+    await execute(connection, "commit_later")  # a crash that loses it loses a time, no run
     await execute(
         connection,
         "note_starts",
