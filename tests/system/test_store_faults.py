@@ -34,7 +34,8 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 def child(mode, path, begin, count, batch, *, under=()):
     command = [*under, sys.executable, str(CHILD), mode, str(path), str(begin), str(count), str(batch)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Unbuffered: what readline() had taken ahead, communicate() would not see.
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
 
 
 class Said:
