@@ -1,7 +1,7 @@
 """Many hosts: what peers lose and double, what one run costs, how late it starts, and where it ends.
 
     python bench/cluster.py peers [--jobs 20] [--seconds 40] [PEER …]
-    python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15]
+    python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15] [--spread]
     python bench/cluster.py store [--batches 1,10,100]
     python bench/cluster.py idle [--instances 1,2,4,8] [--seconds 20]
 
@@ -37,17 +37,17 @@ HZ = os.sysconf("SC_CLK_TCK")
 # ── peers ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def marks(peer: Peer) -> list[tuple[str, int, float]]:
+def marks(peer: Peer) -> list[tuple[str, float, float]]:
     """Return (job, slot as a Unix second, instant of the run); without slots, the second it ran in."""
     found = []
     for line in peer.marks.read_text().splitlines() if peer.marks.exists() else ():
         job, slot, at = line.split()
         if slot == "-":
-            second = int(float(at))
-        elif slot.isdigit():
-            second = int(slot)
+            second = float(int(float(at)))
+        elif "T" in slot:
+            second = datetime.fromisoformat(slot).timestamp()
         else:
-            second = int(datetime.fromisoformat(slot).timestamp())
+            second = float(slot)
         found.append((job, second, float(at)))
     return found
 
@@ -151,11 +151,13 @@ def daemons(peer: Peer) -> list[int]:
     return found
 
 
-def rate(instances: int, per_second: int, seconds: float) -> dict[str, Any]:
+def rate(instances: int, per_second: int, seconds: float, spread: bool) -> dict[str, Any]:
     """Run *per_second* jobs a second on *instances*; return lag and costs."""
     with workshop() as directory:
         mark = build(directory, "mark", MARK_C)
-        kind = type("Fleet", (Echosched,), {"hosts": instances})
+        kind = type(
+            "Fleet", (Echosched,), {"hosts": instances, "offsets": tuple(offsets(per_second, spread))}
+        )
         peer = kind(directory, mark, per_second, seconds)
         try:
             peer.prepare()
@@ -196,7 +198,12 @@ def rate(instances: int, per_second: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def bare(per_second: int, seconds: float) -> dict[str, Any]:
+def offsets(per_second: int, spread: bool) -> list[float]:
+    """Return when in each second the jobs are due: all at once, or one after another."""
+    return [n / per_second if spread else 0.0 for n in range(per_second)]
+
+
+def bare(per_second: int, seconds: float, spread: bool) -> dict[str, Any]:
     """Do the same without a scheduler: a loop that sleeps to each second and starts the programs, one by one."""
     with workshop() as directory:
         mark = build(directory, "mark", MARK_C)
@@ -204,9 +211,9 @@ def bare(per_second: int, seconds: float) -> dict[str, Any]:
         begin = int(time.time()) + 1
         children = []
         for second in range(begin, begin + int(seconds)):
-            time.sleep(max(0.0, second - time.time()))
-            for n in range(per_second):
-                words = [str(mark), str(peer.marks), f"j{n}", str(second)]
+            for n, offset in enumerate(offsets(per_second, spread)):
+                time.sleep(max(0.0, second + offset - time.time()))
+                words = [str(mark), str(peer.marks), f"j{n}", f"{second + offset:.6f}"]
                 children.append(os.posix_spawn(mark, words, os.environ))
         for child in children:
             os.waitpid(child, 0)
@@ -222,7 +229,7 @@ def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
         "farthest from an even share | load |\n|---|---|---|---|---|---|---|---|---|"
     )
     for per_second in options.rates:
-        row = {"instances": 0, "rate": per_second, **bare(per_second, options.seconds)}
+        row = {"instances": 0, "rate": per_second, **bare(per_second, options.seconds, options.spread)}
         rows.append(row)
         print(
             f"| none, a bare loop | {per_second} | {per_second} | {row['lag_p50_ms']:.0f} ms | "
@@ -230,7 +237,7 @@ def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
     for instances in options.instances:
         for per_second in options.rates:
-            row = rate(instances, per_second, options.seconds)
+            row = rate(instances, per_second, options.seconds, options.spread)
             rows.append(row)
             print(
                 f"| {instances} | {per_second} | {row['per_second']:.0f} | {row['lag_p50_ms']:.0f} ms | "
@@ -365,6 +372,7 @@ def main() -> None:
     two.add_argument("--instances", type=numbers, default=[1, 2, 4])
     two.add_argument("--rates", type=numbers, default=[50, 100, 200])
     two.add_argument("--seconds", type=float, default=15.0)
+    two.add_argument("--spread", action="store_true", help="due one after another, not all at each second")
     three = parts.add_parser("store")
     three.add_argument("--batches", type=numbers, default=[1, 10, 100])
     three.add_argument("--seconds", type=float, default=8.0)

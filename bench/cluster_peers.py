@@ -164,6 +164,7 @@ class Echosched(Peer):
 
     name = "echosched, 2 instances"
     schedule = "* * * * * *"
+    offsets: tuple[float, ...] = ()  # of each job within the second, where they are not due together
 
     def prepare(self) -> None:
         self.server = postgres()
