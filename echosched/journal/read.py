@@ -157,6 +157,7 @@ class Follower:
         return [text for _, text in self.entries()]
 
     def entries(self) -> list[tuple[str, str]]:
+        """Return the complete lines that have come, each with the place behind it."""
         """Return what :meth:`read` does, each line with the position right behind it."""
         found = [(self.position, text) for text in self._first]
         self._first = []
@@ -251,6 +252,7 @@ class _Part:
 
     @classmethod
     def open(cls, path: str) -> _Part | None:
+        """Return the file at *path* from its beginning, ``None`` where there is none."""
         try:
             return cls(open(path, "rb"))
         except FileNotFoundError:
@@ -258,6 +260,7 @@ class _Part:
 
     @property
     def position(self) -> str:
+        """Return the place behind what was read: ``inode:offset``."""
         return f"{self.inode}:{self.offset}"
 
     def skip_to_end(self) -> None:
@@ -285,4 +288,5 @@ class _Part:
         return entries
 
     def close(self) -> None:
+        """Let go of the file."""
         self.file.close()

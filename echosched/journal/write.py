@@ -113,6 +113,7 @@ class _Pending:
         self._limit = limit
 
     def add(self, new: bytes) -> None:
+        """Keep *new* lines; beyond the limit the oldest are lost, and counted."""
         self.lines.append(new)
         self.size += len(new)
         while self.size > self._limit and len(self.lines) > 1:

@@ -321,6 +321,7 @@ class _Reader:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what *work* reads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
     def renew(self) -> None:
@@ -338,6 +339,7 @@ class _Reader:
         self._submit(self._checkpoint)
 
     async def close(self) -> None:
+        """Disconnect and end the thread."""
         await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect)
         self._pool.shutdown()
 

@@ -157,11 +157,13 @@ class _Tail:
         self._text = b""
 
     async def drain(self) -> None:
+        """Read until the process has closed its end."""
         while self._stream is not None and (chunk := await self._stream.read(4096)):
             self._text = (self._text + chunk)[-_OUTPUT_LIMIT_BYTES:]
 
     @property
     def line(self) -> str:
+        """Return what it said of its failure, or last."""
         lines = [line for line in self._text.decode("utf-8", "replace").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("echoschedd:")] or lines[-1:]
         return "\n".join(line.removeprefix("echoschedd:").strip() for line in errors)

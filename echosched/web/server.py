@@ -129,6 +129,7 @@ class _Connection(web.RequestHandler):
         self._server = manager
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request; one connection too many is closed."""
         super().connection_made(transport)
         # Beyond the limit the newcomer goes: those being served matter more.
         crowded = len(self._server.connections) > CONNECTIONS_AT_ONCE
@@ -136,6 +137,7 @@ class _Connection(web.RequestHandler):
         self._deadline = loop.call_later(0.0 if crowded else HEADER_SECONDS, transport.close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Wait for nothing any more."""
         self.head_complete()
         super().connection_lost(exc)
 
@@ -152,6 +154,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """Answer in the API's form what aiohttp could not make sense of."""
         if status >= 500:
             logger.error("request failed: %s", request.path, exc_info=exc)
         else:
