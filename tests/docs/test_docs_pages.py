@@ -33,8 +33,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shell(directory: Path, tmp_path: Path) -> Iterator[pages.Shell]:
-    """A shell in the page's directory, which is the daemon's home too; ``echoschedd`` is this checkout's."""
+def shell(directory: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[pages.Shell]:
+    """A shell in the page's directory, which is the daemon's home too; ``echoschedd`` is this checkout's.
+
+    A page about many hosts gets the address of a database, as ``DATABASE_URL``.
+    """
     for name, module in (("echoschedd", "echosched.cli"), ("python", ""), ("pytest", "pytest")):
         words = f"-m {module} " if module else ""
         command = tmp_path / "bin" / name
@@ -54,9 +57,20 @@ def shell(directory: Path, tmp_path: Path) -> Iterator[pages.Shell]:
         "LC_ALL": "C.UTF-8",
         "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider",  # it warns where nothing configures it
     }
+    page = request.node.callspec.params.get("page") if hasattr(request.node, "callspec") else None
+    if page is not None and "DATABASE_URL" in page.read_text():
+        environ["DATABASE_URL"] = request.getfixturevalue("database")
     shell = pages.Shell(directory, environ)
     yield shell
     shell.close()
+    for config in directory.glob("*/echosched.toml"):  # homes of several hosts
+        subprocess.run(
+            [sys.executable, "-m", "echosched.cli", "stop", "--force", "--home", config.parent],
+            env=environ,
+            timeout=90,
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
     subprocess.run(
         [sys.executable, "-m", "echosched.cli", "service", "stop"],
         env=environ,
