@@ -9,6 +9,8 @@ HOME_DIR ?= .home
 BIN := $(VENV)/bin
 ECHOSCHEDD := $(BIN)/echoschedd
 HERE := --home $(HOME_DIR)
+# How long `make torture` goes on.
+MINUTES ?= 10
 
 # Marks instead of directories: a half-made environment is made again.
 MADE := $(VENV)/.made
@@ -73,7 +75,10 @@ torture-cluster: $(DEV)
 	ECHOSCHED_DEEP=1 $(BIN)/python -m pytest -s --timeout=3600 tests/cluster/test_cluster_chaos.py
 
 torture: $(DEV)
-	ECHOSCHED_DEEP=1 $(BIN)/python -m pytest -s --timeout=3600 tests/torture
+	ECHOSCHED_DEEP=1 ECHOSCHED_TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/torture/test_torture_long.py
+
+torture-all: $(DEV)
+	ECHOSCHED_DEEP=1 ECHOSCHED_TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s --timeout=3600 tests/torture
 
 bench: $(VENV)/.made-bench
 	$(BIN)/python bench/run.py

@@ -116,19 +116,48 @@ async def account_for_blind_time(scheduler: Scheduler, since: datetime) -> None:
     "retry"``), and catch-up does not touch them.
     """
     now = scheduler.clock.now()
-    why = "it came due while the store could not be written, and the scheduler died before it could be"
     for entry in scheduler.roster.entries.values():
         if not entry.waits or entry.schedule is None:
             continue
         slot = entry.schedule.next_after(max(entry.cursor_at, since))
-        retry = entry.job.policy.on_abandoned is OnAbandoned.RETRY
         claims = []
         while slot is not None and slot <= now:
-            state = State.QUEUED if retry else State.ABANDONED
-            claims.append(Claim(entry.job.name, slot, Trigger.SCHEDULE, state, now, None if retry else why))
+            claims.append(_hidden(entry, slot, Trigger.SCHEDULE, now))
             slot = entry.schedule.next_after(slot)
         if claims:
             await scheduler.claim([Wish(entry, claim, exclusive=True) for claim in claims])
+    while await _account_for_followers(scheduler, since, now):  # a follower may have followers
+        pass
+
+
+async def _account_for_followers(scheduler: Scheduler, since: datetime, now: datetime) -> bool:
+    """Account for what may have followed runs of a blind time; tell whether there was anything."""
+    wishes = []
+    for job, followers in scheduler.roster.followers.items():
+        ended = await scheduler.store.history(job=job, since=since - FOLLOW_REACH, limit=1000)
+        wishes += [
+            Wish(entry, _hidden(entry, run.slot, Trigger.AFTER, now), exclusive=True)
+            for entry in followers
+            for run in reversed(ended)
+            if run.slot is not None and run.slot > since and _is_followed(entry, run)
+        ]
+    numbers = await scheduler.claim(wishes) if wishes else []
+    return any(number is not None for number in numbers)
+
+
+def _hidden(entry: Entry, slot: datetime, trigger: Trigger, now: datetime) -> Claim:
+    """Return the claim for a slot of which nobody knows whether it ran."""
+    if entry.job.policy.on_abandoned is OnAbandoned.RETRY:
+        return Claim(entry.job.name, slot, trigger, State.QUEUED, now)
+    why = "it came due while the store could not be written, and the scheduler died before it could be"
+    return Claim(entry.job.name, slot, trigger, State.ABANDONED, now, why)
+
+
+def _is_followed(entry: Entry, run: Run) -> bool:
+    after = entry.job.after
+    if after is None or not entry.job.enabled or entry.paused:
+        return False
+    return run.state.is_outcome and wants(after.when, run.state)
 
 
 async def follow_up(scheduler: Scheduler) -> None:
@@ -139,12 +168,10 @@ async def follow_up(scheduler: Scheduler) -> None:
     """
     for job, followers in scheduler.roster.followers.items():
         for entry in followers:
-            if not entry.job.enabled or entry.paused or entry.job.after is None:
-                continue
             ended = await scheduler.store.history(job=job, since=entry.cursor_at - FOLLOW_REACH, limit=1000)
             for run in reversed(ended):
                 late = run.slot is not None and run.slot > entry.cursor_at
-                if late and run.state.is_outcome and wants(entry.job.after.when, run.state):
+                if late and _is_followed(entry, run):
                     await scheduler.follow_up(entry.job.name, run.slot)
 
 

@@ -143,24 +143,34 @@ class Ordeal(House):
         """Let the daemon catch up, stop it, and return an instant up to which all must be accounted for.
 
         A backlog is worked off one after another: after a long ordeal that takes a while.
+        What is missing when *seconds* have passed is in the failure.
         """
         eventually(lambda: self.run("status").returncode == 0 and self.status["health"] == "ok")
         until = datetime.now(UTC) + self.offset
-        eventually(lambda: self._caught_up(until), seconds)
+        deadline = time.monotonic() + seconds
+        while missing := self._missing(until):
+            assert time.monotonic() < deadline, (
+                f"not accounted for within {seconds:.0f} s",
+                missing,
+                self.out[-2000:],
+            )
+            time.sleep(0.1)
         self.ok("stop")
         return until
 
-    def _caught_up(self, until: datetime) -> bool:
+    def _missing(self, until: datetime) -> list[str]:
+        """Return what is not accounted for yet: runs without an outcome, jobs that are behind."""
         micros = (until - EPOCH) // timedelta(microseconds=1)
         connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
         try:
             cursors = dict(connection.execute("SELECT name, cursor_at FROM jobs"))
-            [[waiting]] = connection.execute(
-                "SELECT count(*) FROM runs WHERE ended_at IS NULL AND slot <= ?", [micros]
-            )
+            open_runs = connection.execute(
+                "SELECT run, job, state FROM runs WHERE ended_at IS NULL AND slot <= ?", [micros]
+            ).fetchall()
         finally:
             connection.close()
-        return not waiting and all(cursors[name] >= micros for name in self.jobs)
+        behind = [f"{name} is behind" for name in self.jobs if cursors[name] < micros]
+        return [f"run {run} of {job} is {state}" for run, job, state in open_runs] + behind
 
     def account(self, until: datetime, *, blind: bool = False) -> Account:
         """Compare what should have happened with what did."""
@@ -173,6 +183,14 @@ class Ordeal(House):
             # The memory of a second attempt may go down too; its output then bars the third from being it.
             if blind and row.state == "failed" and "begun before" in (row.error or ""):
                 row.state = "abandoned"
+            # The worker that ended it for a newer slot was killed before it could write down why.
+            keys = self.jobs.get(row.job, ("", "", ""))[2]
+            if (
+                row.state == "failed"
+                and keys.startswith('overlap = "replace"')
+                and "SIGTERM" in (row.error or "")
+            ):
+                row.state = "cancelled"
         account = compare(
             schedules, rows, read_marks(self.marks), until=until, repeatable=REPEATABLE, blind=blind
         )

@@ -9,6 +9,26 @@ import subprocess
 import time
 from pathlib import Path
 
+# What a worker does for a slot, in this order; each point kills it on entering the call, that is after
+# everything before and before the call itself.
+WORKER_POINTS = [
+    "timerfd_settime:1", "timerfd_settime:2",
+    "pwrite64:1", "pwrite64:2", "pwrite64:3", "pwrite64:5", "fdatasync:1", "fdatasync:2", "fdatasync:3",
+    "clone3:1", "clone3:2", "vfork:1", "pidfd_open:1", "pidfd_open:2", "sendto:1", "sendto:2", "sendto:4",
+    "epoll_ctl:1", "epoll_ctl:2", "write:1", "write:2", "write:3", "write:5", "waitid:1", "waitid:2",
+    "futex:9",
+]  # fmt: skip
+# What a supervisor does when its worker dies and the next one comes.
+SUPERVISOR_POINTS = [
+    "poll:1", "recvfrom:1", "recvfrom:3", "waitid:1", "waitid:2", "waitid:4", "write:1", "write:2", "rename:1",
+    "rename:2", "fsync:1", "fdatasync:1", "clone3:1", "vfork:1", "sendto:1", "close:1", "openat:1", "openat:3",
+]  # fmt: skip
+
+
+def rule(point: str) -> str:
+    call, _, number = point.partition(":")
+    return f"{call}:signal=KILL:when={number}"
+
 
 class Injection:
     """strace attached to all threads of one process (not to its children) with an injection in force.

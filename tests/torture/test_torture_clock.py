@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
-import struct
-import subprocess
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +14,7 @@ from tests.system.conftest import eventually
 
 from .driver import Ordeal
 from .oracle import read_marks
+from .shim import ClockShim
 
 DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the shim is compiled here")
@@ -29,38 +25,6 @@ JOBS = {
     "plain": ("*/3 * * * * *", "sleep 0.1", ""),
     "replace": ("*/5 * * * * *", "sleep 3", 'overlap = "replace"\n'),
 }
-
-
-class ClockShim:
-    """The daemon's wall clock, relative to the machine's."""
-
-    def __init__(self, directory: Path, ordeal: Ordeal) -> None:
-        self.ordeal = ordeal
-        library, offsets = directory / "clockshim.so", directory / "clock"
-        source = Path(__file__).with_name("clockshim.c")
-        subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        offsets.write_bytes(bytes(16))
-        with open(offsets, "r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 16)
-        ordeal.environ |= {"LD_PRELOAD": str(library), "CLOCKSHIM": str(offsets)}
-        self.boot = timedelta(0)
-
-    def step(self, by: timedelta, *, asleep: bool = False) -> None:
-        """Set the clock (*asleep*: as after a suspend of that length)."""
-        self.ordeal.offset += by
-        self.boot += by if asleep else timedelta(0)
-        nanos = [(each // timedelta(microseconds=1)) * 1000 for each in (self.ordeal.offset, self.boot)]
-        self._map[:16] = struct.pack("qq", *nanos)
-
-    @property
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self.ordeal.offset
-
-
-@pytest.fixture
-def shim(ordeal: Ordeal, tmp_path: Path) -> Iterator[ClockShim]:
-    yield ClockShim(tmp_path, ordeal)
-    ordeal.close()
 
 
 def fired_after(ordeal: Ordeal, instant: datetime) -> int:

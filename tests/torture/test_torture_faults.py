@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -11,7 +10,7 @@ import sqlite3
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pytest
 
 from tests.system.conftest import eventually
 
+from .campaign import full
 from .driver import Ordeal
 from .oracle import EPOCH, Account, read_marks
 from .syscalls import Injection, alive
@@ -38,27 +38,6 @@ JOBS = {
 }
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 NO_LOG_FLUSH = 2
-
-
-@pytest.fixture
-def mounted(tmp_path: Path, ordeal: Ordeal) -> Iterator[Callable[..., Path]]:
-    """Return a function that mounts something; all of it is gone afterwards, and the daemon before it."""
-    points: list[Path] = []
-
-    def mount(*arguments: str) -> Path:
-        point = tmp_path / f"m{len(points)}"
-        point.mkdir()
-        done = subprocess.run(["mount", *arguments, str(point)], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"mounting does not work here: {done.stderr.strip()}")
-        points.append(point)
-        return point
-
-    yield mount
-    ordeal.close()
-    for point in points:
-        while os.path.ismount(point):
-            subprocess.run(["umount", "--lazy", str(point)], check=True)
 
 
 def ext4_image(directory: Path) -> Path:
@@ -123,23 +102,6 @@ def on_disk(ordeal: Ordeal, disk: Path) -> None:
     ordeal.environ |= {"ECHOSCHED_DB": str(ordeal.database), "ECHOSCHED_LOG": str(disk / "echosched.log")}
 
 
-@contextlib.contextmanager
-def full(ordeal: Ordeal, disk: Path) -> Iterator[None]:
-    """Leave no room on *disk*, also none in the log of the database: somebody reads what is in it."""
-    filler = disk / "filler"
-    reader = sqlite3.connect(f"file:{ordeal.database}?mode=ro", uri=True)
-    try:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM runs").fetchall()
-        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        yield
-    finally:
-        reader.close()
-        filler.unlink(missing_ok=True)
-
-
 @needs_strace
 @pytest.mark.parametrize(
     "fault",
@@ -171,7 +133,7 @@ def test_errors_of_the_disk_stop_no_job_and_no_row_is_missing_afterwards(ordeal:
 def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) -> None:
     """Nobody can know what ran: those slots end as abandoned, and are not caught up."""
     begin(ordeal)
-    for _ in range(6 if DEEP else 2):
+    for _ in range(6 if DEEP else 1):
         worker = eventually(ordeal.find_worker)
         injection = Injection(worker, "fdatasync:error=EIO:when=1+")
         eventually(lambda: degraded(ordeal))
@@ -258,7 +220,7 @@ def test_after_a_power_cut_what_was_reported_is_there_and_nothing_is_doubled(
         os.fsync(descriptor)
         os.close(descriptor)
     reported: dict[int, dict[str, Any]] = {}
-    for _ in range(4 if DEEP else 2):
+    for _ in range(4 if DEEP else 1):
         ordeal.ok("start")
         time.sleep(ordeal.chance.uniform(2.0, 4.0))
         rows = ordeal.history()
@@ -285,4 +247,4 @@ def test_after_a_power_cut_what_was_reported_is_there_and_nothing_is_doubled(
         connection.commit()
         connection.close()
     ordeal.ok("start")
-    end(ordeal, f"power cuts {4 if DEEP else 2}: {len(reported)} rows reported before", blind=True)
+    end(ordeal, f"power cuts {4 if DEEP else 1}: {len(reported)} rows reported before", blind=True)

@@ -10,7 +10,7 @@ import pytest
 from .driver import Ordeal
 
 DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
-SECONDS = float(os.environ.get("ECHOSCHED_TORTURE_SECONDS", "300" if DEEP else "15"))
+SECONDS = float(os.environ.get("ECHOSCHED_TORTURE_SECONDS", "300" if DEEP else "8"))
 
 
 @pytest.mark.timeout(SECONDS * 3 + 240)

@@ -10,6 +10,7 @@ import pytest
 from echosched import events
 from echosched.model import (
     After,
+    AfterWhen,
     Attempt,
     Claim,
     Ended,
@@ -233,6 +234,40 @@ async def test_slots_of_a_blind_time_that_are_to_run_again_do_so_once(rig: Rig) 
     await scene.recover()  # which finds them among the active rows
     await rig.pass_time(timedelta(seconds=10))
     assert sorted(rig.executor.slots) == [START + n * MINUTE for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("when", [AfterWhen.SUCCESS, AfterWhen.FAILURE, AfterWhen.ANY])
+async def test_what_may_have_followed_in_a_blind_time_does_not_follow_again(
+    rig: Rig, when: AfterWhen
+) -> None:
+    """The first run's end was written, its follower's was not; later ones are hidden altogether."""
+    jobs = [
+        make_job("first"),
+        make_job("then", None, after=After("first", when)),
+        make_job("last", None, after=After("then", AfterWhen.ANY)),
+    ]
+    await rig.begin(*jobs)
+    await rig.scheduler.quiesce()
+    blind = rig.clock.now()
+    state = State.FAILED if when is AfterWhen.FAILURE else State.SUCCEEDED
+    claim = Claim("first", START + MINUTE, Trigger.SCHEDULE, State.RUNNING, START + MINUTE)
+    [number] = await rig.store.claim([claim])
+    assert number is not None
+    await rig.store.finish([Ended(number, "first", 1, START + MINUTE, Result(state, 0))])
+    rig.clock.advance(3 * MINUTE)
+    rig.scheduler = type(rig.scheduler)(
+        store=rig.store, executor=rig.executor, clock=rig.clock, sinks=[rig.sink]
+    )
+    await rig.scheduler.load({job.name: job for job in jobs})
+    await account_for_blind_time(rig.scheduler, blind)
+    rig.scheduler.begin()
+    await follow_up(rig.scheduler)
+    await settle()
+    assert rig.executor.slots == []
+    for follower in ("then", "last"):
+        rows = await rig.store.history(job=follower)
+        assert {run.state for run in rows} == {State.ABANDONED}
+        assert len(rows) == (1 if when is AfterWhen.SUCCESS else 3)
 
 
 async def test_a_chain_broken_by_a_crash_is_taken_up_once(rig: Rig) -> None:
