@@ -265,6 +265,8 @@ class TicketWorker:
                 except (ProcrastinateException, psycopg.Error, OSError) as error:
                     said = error.__cause__  # Procrastinate's own says only "Database error."
                     self._lost(self._link.translate(said if isinstance(said, Exception) else error))
+                if self._leaving:  # psycopg may take a cancellation for a fault of the connection
+                    return
                 await asyncio.sleep(1.0)
                 self._hear({"op": "missed"})
         finally:
