@@ -19,6 +19,7 @@ STATUS = {
     "running": True, "health": "ok", "version": "0.1", "restarts": 0, "last_activity": "2026-11-21T08:00:00Z",
     "started_at": "2026-11-21T07:00:00Z", "cpu_seconds": 1.0, "rss_bytes": 1, "runs": {"running": 0, "queued": 0},
     "jobs": {"total": 1}, "next": [{"job": "a", "at": "2026-11-21T09:00:00Z"}],
+    "cluster": {"instances": [{"name": "a", "alive": True, "differs": [], "running": 0}]},
 }  # fmt: skip
 
 
