@@ -21,7 +21,7 @@ MAX_RUN = 2**63 - 1
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off", ""})
+_FALSE = frozenset({"0", "false", "no", "off"})
 _KINDS = {
     "integer": "integer",
     "flag": "boolean",

@@ -206,6 +206,14 @@ async def test_a_scheduler_that_stops_is_alive_but_not_ready(browser, backend):
     assert (status, answer["error"]["code"]) == (503, "stopping")
 
 
+async def test_a_flag_without_a_value_is_refused_since_it_could_mean_either(browser, backend):
+    for query in ("?wait=", "?wait"):
+        status, answer = await browser.post(f"/api/jobs/backup/run{query}")
+        assert (status, answer["error"]["code"]) == (400, "usage")
+        assert "must be 1 or 0" in answer["error"]["message"]
+    assert backend.runs == {}
+
+
 async def test_metrics_without_their_library_name_the_cure(browser, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     status, answer = await browser.get("/metrics")
