@@ -42,21 +42,21 @@ class TimerHeap(Generic[Item]):
     """Items by due time. Removal is by forgetting: an item pushed again makes its older entry stale."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Item]] = []
+        self._heap: list[tuple[float, Any, int, Item]] = []  # due, rank, serial number, item
         self._current: dict[Item, int] = {}
         self._serial = itertools.count()
 
     def __len__(self) -> int:
         return len(self._current)
 
-    def push(self, item: Item, epoch: float) -> None:
-        """Make *item* (hashable) due at *epoch*, whatever it was before."""
+    def push(self, item: Item, epoch: float, rank: Any = 0) -> None:
+        """Make *item* (hashable) due at *epoch*, whatever it was before; the lower *rank* comes first then."""
         serial = next(self._serial)
         self._current[item] = serial
-        heapq.heappush(self._heap, (epoch, serial, item))
+        heapq.heappush(self._heap, (epoch, rank, serial, item))
         # Stale entries are dropped when they surface; rebuild when they outnumber the live ones.
         if len(self._heap) > 2 * len(self._current) + 64:
-            self._heap = [entry for entry in self._heap if self._current.get(entry[2]) == entry[1]]
+            self._heap = [entry for entry in self._heap if self._current.get(entry[3]) == entry[2]]
             heapq.heapify(self._heap)
 
     def discard(self, item: Item) -> None:
@@ -66,7 +66,7 @@ class TimerHeap(Generic[Item]):
     def first(self) -> float | None:
         """Return when the earliest item is due, in epoch seconds."""
         heap = self._heap
-        while heap and self._current.get(heap[0][2]) != heap[0][1]:
+        while heap and self._current.get(heap[0][3]) != heap[0][2]:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
@@ -74,7 +74,7 @@ class TimerHeap(Generic[Item]):
         """Remove and return what is due at *epoch*, earliest first, *most* items at a time."""
         due: list[tuple[float, Item]] = []
         while len(due) < most and (first := self.first()) is not None and first <= epoch:
-            when, _, item = heapq.heappop(self._heap)
+            when, _, _, item = heapq.heappop(self._heap)
             del self._current[item]
             due.append((when, item))
         return due
@@ -86,7 +86,7 @@ class TimerHeap(Generic[Item]):
         border = [(heap[0], 0)] if heap else []
         found: list[tuple[float, Item]] = []
         while border and len(found) < count:
-            (when, serial, item), place = heapq.heappop(border)
+            (when, _, serial, item), place = heapq.heappop(border)
             for below in (2 * place + 1, 2 * place + 2):
                 if below < len(heap):
                     heapq.heappush(border, (heap[below], below))
@@ -99,7 +99,7 @@ class TimerHeap(Generic[Item]):
         for when, item in items:
             serial = next(self._serial)
             self._current[item] = serial
-            self._heap.append((when, serial, item))
+            self._heap.append((when, 0, serial, item))
         heapq.heapify(self._heap)
 
 

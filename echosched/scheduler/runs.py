@@ -29,6 +29,9 @@ OutputPath = Callable[[int, int], str | None]
 
 STOPPED = "the scheduler was stopped"
 
+RELEASED_AT_ONCE = 100
+"""How many runs that were held for their slot are let go in one turn of the loop."""
+
 CROWD = 8
 COLLECT_SECONDS = 0.01
 """While more than a crowd runs, ends are collected for so long before each commit: in a burst every commit
@@ -102,17 +105,20 @@ class Runs:
         """Let *live*, whose slot is claimed but has not come, wait until then (epoch seconds)."""
         self.live[live.run] = live.entry.active[live.run] = live
         live.ahead = True
-        self.held.push(live, until)
+        self.held.push(live, until, live.order)
         live.handle = Delay(partial(self.held.discard, live))
 
     def release(self, epoch: float) -> None:
         """Start what was held until *epoch* or earlier."""
-        due = self.held.pop_due(epoch)
+        due = self.held.pop_due(epoch, RELEASED_AT_ONCE)
         for _, live in due:
             live.handle = None
             self.queue.add(live)
         if due:
             self.pump()
+        if len(due) == RELEASED_AT_ONCE:
+            # The first ones are on their way before the last are looked at; nor must a beat wait for all.
+            asyncio.get_running_loop().call_soon(self.release, epoch)
 
     def _queue_late(self, live: LiveRun) -> None:
         live.handle = None
