@@ -225,6 +225,7 @@ class Worker:
             self._hear(message)
 
     def _beat_on(self) -> None:
+        self.beat.set_ailing(self.journal.failing is not None)
         self.beat.beat()
         watchdog = self.config.daemon.watchdog
         interval = self.beat.interval_seconds if watchdog is None else interval_for(watchdog.total_seconds())

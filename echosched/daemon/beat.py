@@ -1,11 +1,12 @@
 """The beat: a small memory-mapped file that says when the worker's loop last went round.
 
-Eight unsigned 64-bit words, host byte order, each written by one aligned store (no reader sees half
+Nine unsigned 64-bit words, host byte order, each written by one aligned store (no reader sees half
 of one)::
 
     0 magic   1 worker pid   2 beats   3 last beat, CLOCK_MONOTONIC ns
     4 degraded since, wall µs (0: not)   5 beat interval, ns   6 last beat, wall µs
     7 as 4, of an earlier worker that died like that (0: none)
+    8 whether something else is wrong that an operator must see to (0: no): the journal cannot be written
 
 The monotonic clock decides (it rests in suspend and never steps); the wall instant is for people.
 ``status``, health and supervisor read this and never the worker's socket, so that a hung worker can
@@ -20,7 +21,7 @@ import os
 import time
 
 MAGIC = 0x6563686F_62656174  # "echobeat"
-SIZE = 64
+SIZE = 72
 INTERVAL_SECONDS = 5.0
 STALL_FACTOR = 2.4  # 12 s at the normal interval: two beats missed, and a little
 
@@ -49,7 +50,7 @@ class Beat:
         words[2] = 0
         # A worker that died degraded, perhaps not the first in a row: the next one must know since when.
         words[7] = min((since for since in (words[7], words[4]) if since), default=0)
-        words[4] = 0
+        words[4] = words[8] = 0
         words[5] = int(interval_seconds * 1e9)
         words[6] = time.time_ns() // 1000
         words[3] = time.monotonic_ns()
@@ -88,6 +89,10 @@ class Beat:
     def set_degraded(self, since_micros: int | None) -> None:
         """Say since when (wall clock, µs since the epoch) something is wrong; ``None``: all is well."""
         self._words[4] = since_micros or 0
+
+    def set_ailing(self, is_ailing: bool) -> None:
+        """Say whether something is wrong that no later worker needs to know of."""
+        self._words[8] = is_ailing
 
     @property
     def inherited_degraded_micros(self) -> int | None:
@@ -138,6 +143,7 @@ class Pulse:
         "beats",
         "degraded_since_micros",
         "interval_seconds",
+        "is_ailing",
         "monotonic_ns",
         "wall_micros",
         "worker_pid",
@@ -150,6 +156,7 @@ class Pulse:
         self.degraded_since_micros = words[4] or None
         self.interval_seconds = words[5] / 1e9
         self.wall_micros = words[6]
+        self.is_ailing = bool(words[8])
 
     @property
     def age_seconds(self) -> float:

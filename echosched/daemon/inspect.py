@@ -109,7 +109,9 @@ def _describe_running(
             facts["degraded_since"] = instant.text_of(pulse.degraded_since_micros)
         if pulse.stalled:
             facts["health"] = "stalled"
-        elif pulse.degraded_since_micros or not pulse.worker_pid or not pulse.beats or not facts["ready"]:
+        elif pulse.degraded_since_micros or pulse.is_ailing:
+            facts["health"] = "degraded"
+        elif not pulse.worker_pid or not pulse.beats or not facts["ready"]:
             # Between two workers, or warming up: nothing is late yet, nothing is served either.
             facts["health"] = "degraded"
         else:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+HANG_SECONDS = 5.0
+"""A disk that answers no write for so long is treated as one that fails."""
+
+_SUSPICION_SECONDS = 0.5  # we may have been stopped ourselves: then the answers lie there, to be picked up
 _READ_SECONDS = 2.0  # a read of a failing disk may hang; memory's answer must not wait for it
 _MOMENT = timedelta(microseconds=1)
 _UNKNOWN_NUMBERS = 1_000_000  # run numbers left out where the highest one could not be read
@@ -53,6 +57,7 @@ class BadTimes:
         records: Callable[[], Iterable[JobRecord]],
         notes: Callable[[], dict[str, str]],
         retry_seconds: tuple[float, float],
+        hang_seconds: float,
     ) -> None:
         self.since: datetime | None = None
         self.reason: str | None = None
@@ -68,6 +73,10 @@ class BadTimes:
         self._records = records
         self._notes = notes
         self._retry_seconds = retry_seconds
+        self._hang_seconds = hang_seconds
+        self._watch: asyncio.TimerHandle | None = None
+        self._watched = 0
+        self._answers = 0
         self._under_way = 0
         self._settling = 0
         self._blind_from: datetime | None = None  # what a crash now would leave unknown begins behind this
@@ -128,22 +137,29 @@ class BadTimes:
                 await recovery
         try:
             if not self.are_over:
-                await self._all_is_settled()
-                await self._repair()
-                await self._write_backlog()
-        except StoreError as error:
-            lost = len(self._ledger.changed())
-            _log.error("The store closes without %s rows that could not be written: %s", lost, error)
+                async with asyncio.timeout(2 * self._hang_seconds):
+                    await self._all_is_settled()
+                    await self._repair()
+                    await self._write_backlog()
+        except (StoreError, TimeoutError) as error:
+            lost, why = len(self._ledger.changed()), str(error) or "the disk does not answer"
+            _log.error("The store closes without %s rows that could not be written: %s", lost, why)
         finally:
             await self._inner.close()
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 
-    async def attempt(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        """Return the database's answer, ``None`` where an outside fault prevented one and bad times began."""
+    async def attempt(self, call: Callable[[], Awaitable[_T]], *, may_last: bool = False) -> _T | None:
+        """Return the database's answer, ``None`` where an outside fault prevented one and bad times began.
+
+        A call that *may_last* is no sign of a disk that hangs.
+        """
         if not self.are_over:  # they began since the caller looked
             return None
         self._under_way += 1
+        self._watched += not may_last
+        if self._watch is None:
+            self._look_later(self._hang_seconds, suspicious=False)
         try:
             return await call()
         except OUTSIDE as error:
@@ -151,8 +167,29 @@ class BadTimes:
             return None
         finally:
             self._under_way -= 1
+            self._watched -= not may_last
+            self._answers += 1
             if self._under_way == 0 and not self.are_over:
                 self.gate.set()
+
+    def _look_later(self, seconds: float, *, suspicious: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(seconds, self._look, self._answers, suspicious)
+
+    def _look(self, answers: int, suspicious: bool) -> None:
+        """Give up on a disk from which no answer came, since there were *answers*, to what was asked of it."""
+        self._watch = None
+        if not self._watched:
+            return
+        if answers != self._answers:
+            self._look_later(self._hang_seconds, suspicious=False)
+        elif not suspicious:
+            self._look_later(_SUSPICION_SECONDS, suspicious=True)
+        else:
+            self.degrade(
+                StoreUnavailable(f"the disk has not answered for {self._hang_seconds:g} s (check it)")
+            )
+            self._inner.give_up()
 
     async def read(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """Return what the database answers, ``None`` where it cannot be read."""
@@ -285,10 +322,13 @@ class BadTimes:
                 break
         self.gate.clear()
         try:
-            while not self._ledger.is_empty:
-                await self._write(self._ledger.backlog())
-            await self._inner.counts()  # reading works too
+            async with asyncio.timeout(self._hang_seconds):
+                while not self._ledger.is_empty:
+                    await self._write(self._ledger.backlog())
+                await self._inner.counts()  # reading works too
             self._end()
+        except TimeoutError as error:
+            raise StoreUnavailable("the disk does not answer") from error
         finally:
             self.gate.set()
 

@@ -28,5 +28,8 @@ class DurableStore(Store, Protocol):
     async def restore(self, backlog: Backlog) -> None:
         """Write rows that memory kept; writing them again is harmless."""
 
+    def give_up(self) -> None:
+        """Answer all who wait for a write, because the disk does not; what was begun may still come to it."""
+
     async def set_aside(self) -> Path:
         """Close, and move the damaged file out of the way."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from echosched.errors import StoreError
 from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
-from echosched.store.badtimes import BadTimes
+from echosched.store.badtimes import HANG_SECONDS, BadTimes
 from echosched.store.faults import CommitUnclear
 from echosched.store.ledger import Ledger, matching
 
@@ -35,7 +35,8 @@ class ResilientStore:
     database after damage; without it the records seen here are kept. *highest_trace* gives the highest run
     number that left traces elsewhere (output files): numbers up to it are never given out again, even if a
     crash took the memory of them. With *lenient* the store opens although it cannot be written (a worker
-    restarted while the disk is full); otherwise ``open`` raises. *retry_seconds* bounds the back-off.
+    restarted while the disk is full); otherwise ``open`` raises. *retry_seconds* bounds the back-off. A disk that
+    answers no write for *hang_seconds* counts as failing.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ResilientStore:
         highest_trace: Callable[[], int] = lambda: 0,
         lenient: bool = False,
         retry_seconds: tuple[float, float] = (0.25, 15.0),
+        hang_seconds: float = HANG_SECONDS,
         most_runs: int = 20_000,
         most_slots: int = 200_000,
     ) -> None:
@@ -68,6 +70,7 @@ class ResilientStore:
             records=jobs if jobs is not None else self._job_records.values,
             notes=lambda: self._seen_notes,
             retry_seconds=retry_seconds,
+            hang_seconds=hang_seconds,
         )
 
     @property
@@ -246,7 +249,8 @@ class ResilientStore:
                 outputs_before=outputs_before,
                 slots_before=slots_before,
                 batch=batch,
-            )
+            ),
+            may_last=True,
         )
         return Pruned() if pruned is None else pruned
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _STARTS_WAIT_SECONDS = 1.0  # how long a noted start may stay unwritten
+_CLOSE_SECONDS = 60.0  # a disk that does not answer for so long will not do so before we are killed
 
 
 class SqliteStore:
@@ -106,7 +107,7 @@ class SqliteStore:
         writer, self._writer = self._writer, None
         reader, self._reader = self._reader, None
         if writer is not None:
-            await asyncio.to_thread(writer.close)
+            await asyncio.to_thread(writer.close, _CLOSE_SECONDS)
         if reader is not None:
             await reader.close()
 
@@ -237,6 +238,11 @@ class SqliteStore:
         """Write rows that memory kept, in one transaction; writing them again is harmless."""
         await self._write(lambda connection: writes.restore(connection, backlog))
 
+    def give_up(self) -> None:
+        """Answer all who wait for a write, because the disk does not; what was begun may still come to it."""
+        if self._writer is not None:
+            self._writer.give_up()
+
     async def set_aside(self) -> Path:
         """Close, and give the damaged file with its log a dated name; return that. Nothing is deleted.
 
@@ -340,8 +346,9 @@ class _Reader:
 
     async def close(self) -> None:
         """Disconnect and end the thread."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect)
-        self._pool.shutdown()
+        gone = asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect)
+        await asyncio.wait([gone], timeout=_CLOSE_SECONDS)
+        self._pool.shutdown(wait=gone.done())
 
     def _submit(self, work: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # closing: then the last connection does all this itself

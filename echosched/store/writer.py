@@ -78,6 +78,9 @@ class Writer:
         self._commits = 0
         self._rows_seen = 0
         self._failing = False
+        self._in_flight: list[_Task] = []
+        self._is_committing = False
+        self._is_void = False  # what is in flight must not be committed any more
 
     def start(self) -> None:
         """Start the thread. It opens the connection with the first work."""
@@ -114,13 +117,35 @@ class Writer:
             self._flush = True
             self._wake.notify()
 
-    def close(self) -> None:
-        """Write what waits, close the connection, end the thread. Blocks; not for the loop's thread."""
+    def give_up(self) -> None:
+        """Answer all who wait, because the disk does not: call from their loop.
+
+        What is not being committed yet will not be; what is may come to the disk at any time later.
+        """
+        error = StoreUnavailable(f"{self._path}: the disk does not answer (check it, and the kernel's log)")
+        with self._wake:
+            waiting = [*self._tasks, *self._background]
+            self._tasks.clear()
+            self._background.clear()
+            self._failing = True
+            self._is_void = not self._is_committing
+            for task in self._in_flight:
+                task.error = CommitUnclear(str(error), task.value) if self._is_committing else error
+            waiting += self._in_flight
+        for task in waiting:
+            task.error = task.error or error
+        _settle(waiting)
+
+    def close(self, most_seconds: float | None = None) -> None:
+        """Write what waits, close the connection, end the thread. Blocks; not for the loop's thread.
+
+        A disk that hangs is left alone after *most_seconds*.
+        """
         with self._wake:
             self._closing = True
             self._wake.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(most_seconds)
             self._thread = None
 
     # ── in the thread ─────────────────────────────────────────────────────────────────────────
@@ -153,10 +178,10 @@ class Writer:
                 group = [self._background.popleft()] if self._background else []
             starts, self._starts = self._starts, []
             self._flush = False
+            self._in_flight, self._is_committing, self._is_void = group, False, False
             return group, starts
 
     def _run(self, group: list[_Task], starts: list[Started]) -> None:
-        is_committing = False
         try:
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
@@ -164,15 +189,13 @@ class Writer:
                 note_starts(connection, starts)
             for task in group:
                 self._run_one(connection, task, alone=len(group) == 1 and not starts)
-            is_committing = True
+            self._begin_commit()
             connection.execute("COMMIT")
             self._commits += 1
             self._failing = False
         except sqlite3.Error as error:
             reconnect = wants_new_connection(error)
-            self._fail(
-                group, starts, translate(error, self._path), reconnect=reconnect, is_unclear=is_committing
-            )
+            self._fail(group, starts, translate(error, self._path), reconnect=reconnect)
             if is_full(error):
                 self._commits = _CHECKPOINT_COMMITS  # the log's own room may do for the next try
         except StoreError as error:  # the connection could not be opened
@@ -185,6 +208,12 @@ class Writer:
             # waits would wait for ever; the starts may be the reason and are not tried again.
             _log.exception("The store's writer made a mistake")
             self._fail(group, [], StoreError(f"{self._path}: {error}"), reconnect=True)
+
+    def _begin_commit(self) -> None:
+        with self._wake:
+            if self._is_void:
+                raise StoreUnavailable(f"{self._path}: the disk answered too late")
+            self._is_committing = True
 
     def _run_one(self, connection: sqlite3.Connection, task: _Task, *, alone: bool) -> None:
         """Run one caller's work; its own mistakes end with it, faults of the disk end the transaction."""
@@ -206,15 +235,7 @@ class Writer:
         if not alone:
             connection.execute("RELEASE caller")
 
-    def _fail(
-        self,
-        group: list[_Task],
-        starts: list[Started],
-        error: StoreError,
-        *,
-        reconnect: bool,
-        is_unclear: bool = False,
-    ) -> None:
+    def _fail(self, group: list[_Task], starts: list[Started], error: StoreError, *, reconnect: bool) -> None:
         # As far as we know nothing of the transaction was kept: every caller must learn it, also those
         # whose own work had gone well. The starts are tried again with the next commit.
         _log.debug("A transaction of %d callers failed: %s", len(group), error)
@@ -231,13 +252,16 @@ class Writer:
             self._disconnected()
         for task in group:
             if task.error is None:
-                unclear = is_unclear and type(error) is StoreUnavailable  # of a damaged file nothing is kept
+                # Of a damaged file nothing is kept.
+                unclear = self._is_committing and type(error) is StoreUnavailable
                 task.error = CommitUnclear(str(error), task.value) if unclear else error
         if not self._closing:
             with self._wake:
                 self._starts = (starts + self._starts)[-_MOST_STARTS:]
 
     def _deliver(self, group: list[_Task]) -> None:
+        with self._wake:
+            self._in_flight = []
         loops: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
         for task in group:
             loops.setdefault(task.future.get_loop(), []).append(task)

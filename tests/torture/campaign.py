@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from tests.system.conftest import eventually
 
 from .driver import Ordeal
+from .faults import full
 from .oracle import Account
 from .shim import ClockShim
 from .syscalls import SUPERVISOR_POINTS, WORKER_POINTS, Injection, alive, rule
@@ -23,23 +22,6 @@ SPELLS = {
     "ENOSPC from pwrite64": "pwrite64:error=ENOSPC:when=1+",
     "fdatasync hangs 2 s": "fdatasync:delay_enter=2000000:when=1+",
 }
-
-
-@contextlib.contextmanager
-def full(ordeal: Ordeal, disk: Path) -> Iterator[None]:
-    """Leave no room on *disk*, also none in the log of the database: somebody reads what is in it."""
-    filler = disk / "filler"
-    reader = sqlite3.connect(f"file:{ordeal.database}?mode=ro", uri=True, timeout=10)
-    try:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM runs").fetchall()
-        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        yield
-    finally:
-        reader.close()
-        filler.unlink(missing_ok=True)
 
 
 class Campaign:

@@ -33,15 +33,19 @@ def rule(point: str) -> str:
 class Injection:
     """strace attached to all threads of one process (not to its children) with an injection in force.
 
+    With *path* only calls that deal with this file are meant.
+
     Ends with the process, with :meth:`close`, or with us.
     """
 
-    def __init__(self, pid: int, *rules: str) -> None:
+    def __init__(self, pid: int, *rules: str, path: Path | None = None) -> None:
         self.pid = pid
         calls = ",".join(rule.partition(":")[0] for rule in rules)
         command = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={calls}"]
         for rule in rules:
             command += ["-e", f"inject={rule}"]
+        if path is not None:
+            command += ["-P", str(path)]
         for thread in os.listdir(f"/proc/{pid}/task"):
             command += ["-p", thread]
         self.process = subprocess.Popen(
@@ -76,6 +80,12 @@ class Injection:
                 return not alive(self.pid)
             time.sleep(0.01)
         return False
+
+    def __enter__(self) -> Injection:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Detach. By KILL: asked politely, strace waits for a dead tracee that nobody else can reap meanwhile."""

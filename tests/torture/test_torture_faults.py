@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
 import struct
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +22,9 @@ import pytest
 
 from tests.system.conftest import eventually
 
-from .campaign import full
-from .driver import Ordeal
-from .oracle import EPOCH, Account, read_marks
+from .driver import DAEMON, Ordeal
+from .faults import full, no_room
+from .oracle import EPOCH, Account, read_marks, read_rows
 from .syscalls import Injection, alive
 
 DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
@@ -81,9 +84,9 @@ def degraded(ordeal: Ordeal) -> bool:
     return bool(ordeal.status["degraded_since"])
 
 
-def begin(ordeal: Ordeal) -> None:
+def begin(ordeal: Ordeal, daemon: str = DAEMON) -> None:
     """Start a daemon, and wait until it runs jobs."""
-    ordeal.furnish(JOBS, followers=False)
+    ordeal.furnish(JOBS, followers=False, daemon=daemon)
     ordeal.ok("start")
     wait_for_runs(ordeal, 3, EPOCH)
 
@@ -126,6 +129,69 @@ def test_errors_of_the_disk_stop_no_job_and_no_row_is_missing_afterwards(ordeal:
         "store_degraded",
         "store_recovered",
     ]
+
+
+@needs_strace
+@pytest.mark.timeout(240)
+def test_a_disk_that_hangs_stops_no_job_and_the_watchdog_kills_nobody(ordeal: Ordeal) -> None:
+    """No error comes, no answer either: the writer waits for longer than the watchdog, the loop must not."""
+    begin(ordeal, daemon=DAEMON + 'watchdog = "6s"\n')
+    worker = eventually(ordeal.find_worker)
+    injection = Injection(worker, "fdatasync:delay_enter=60000000:when=1+")
+    hung_at = time.monotonic()
+    eventually(lambda: degraded(ordeal))
+    wait_for_runs(ordeal, 6)
+    while time.monotonic() < hung_at + 9.0:
+        assert health(ordeal) == "degraded"
+        time.sleep(0.3)
+    injection.close()
+    eventually(lambda: health(ordeal) == "ok")
+    assert end(ordeal, "fdatasync hangs for longer than the watchdog waits").abandoned == 0
+    assert not ordeal.events("watchdog")
+    assert not ordeal.events("worker_restart")
+    assert "has not answered" in ordeal.events("store_degraded")[0]["reason"]
+
+
+@pytest.mark.timeout(240)
+def test_short_writes_stop_no_job_and_no_row_is_missing_afterwards(ordeal: Ordeal) -> None:
+    """The kernel itself writes short at a limit in the middle of a page, and nothing behind it."""
+    begin(ordeal)
+    worker = eventually(ordeal.find_worker)
+    log = Path(f"{ordeal.database}-wal")
+    eventually(lambda: log.stat().st_size > 100_000)
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (50_100, resource.RLIM_INFINITY))
+    eventually(lambda: degraded(ordeal))
+    wait_for_runs(ordeal, 6)
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    eventually(lambda: health(ordeal) == "ok")
+    assert ordeal.find_worker() == worker
+    assert end(ordeal, "short writes").abandoned == 0
+
+
+@needs_strace
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.timeout(240)
+def test_a_journal_that_cannot_be_written_stops_no_job_and_loses_no_line(
+    ordeal: Ordeal, mounted: Callable[..., Path], fault: str
+) -> None:
+    disk = mounted("-t", "tmpfs", "-o", "size=256k", "tmpfs")
+    log = disk / "echosched.log"
+    ordeal.environ |= {"ECHOSCHED_LOG": str(log)}
+    begin(ordeal)
+    worker = eventually(ordeal.find_worker)
+    with no_room(disk) if fault == "full" else Injection(worker, "write:error=EROFS:when=1+", path=log):
+        eventually(lambda: health(ordeal) == "degraded")
+        assert "the journal cannot be written" in ordeal.run("status").stdout
+        assert not degraded(ordeal)  # the store is well
+        wait_for_runs(ordeal, 4)
+    eventually(lambda: health(ordeal) == "ok")
+    account = end(ordeal, f"journal {fault}")
+    assert account.abandoned == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    ends = Counter(line["run"] for line in lines if line["event"] == "run_end")
+    runs = {row.run for row in read_rows(ordeal.database) if row.state == "succeeded"}
+    assert runs <= set(ends)
+    assert set(ends.values()) == {1}
 
 
 @needs_strace

@@ -102,3 +102,18 @@ def test_bad_times_of_workers_in_a_row_are_handed_on_from_their_beginning(tmp_pa
     beat.forget_inherited()
     assert not beat.has_bad_times
     beat.close()
+
+
+def test_what_ails_is_said_until_it_is_well_or_another_worker_comes(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.beat")
+    beat = Beat(path)
+    beat.reset(4711, 2.5)
+    for ailing in (True, False, True):
+        beat.set_ailing(ailing)
+        pulse = read_pulse(path)
+        assert pulse is not None
+        assert (pulse.is_ailing, pulse.degraded_since_micros) == (ailing, None)
+    assert not beat.has_bad_times
+    beat.reset(4712, 2.5)
+    assert not beat.look().is_ailing
+    beat.close()

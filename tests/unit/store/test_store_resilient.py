@@ -534,6 +534,9 @@ class Liar:
         self._connection, self._disk = connection, disk
 
     def execute(self, sql, *more):
+        if sql == self._disk.hangs_at:
+            self._disk.hangs_at = None
+            assert self._disk.goes_on.wait(20)
         if sql == "COMMIT" and self._disk.lies:
             lie = self._disk.lies.pop(0)
             if lie == "none":
@@ -552,6 +555,8 @@ class DoubtfulDisk(SqliteStore):
     def __init__(self, *arguments, **settings):
         super().__init__(*arguments, **settings)
         self.lies = []
+        self.hangs_at = None
+        self.goes_on = threading.Event()
 
     def _connect_writer(self):
         return Liar(super()._connect_writer(), self)
@@ -559,10 +564,11 @@ class DoubtfulDisk(SqliteStore):
 
 @pytest.fixture
 async def doubtful(tmp_path):
-    bench = Bench(tmp_path / "echosched.db", make=DoubtfulDisk)
+    bench = Bench(tmp_path / "echosched.db", make=DoubtfulDisk, hang_seconds=0.05)
     await bench.store.open()
     yield bench
     bench.disk.lies.clear()
+    bench.disk.goes_on.set()
     await bench.store.close()
 
 
@@ -634,3 +640,52 @@ async def test_a_number_that_two_commits_used_goes_to_the_later_one(doubtful, li
     await doubtful.until_good()
     assert sorted(run.run for run in await doubtful.disk.history() if run.slot > NOW) == sorted(runs)
     assert await doubtful.disk.check() == []
+
+
+@pytest.mark.parametrize("place", ["BEGIN IMMEDIATE", "COMMIT"])
+async def test_a_disk_that_hangs_stops_nobody_and_what_it_did_late_is_ours(doubtful, place):
+    store, disk = doubtful.store, doubtful.disk
+    (before,) = await store.claim([claim_of(minute=0)])
+    disk.hangs_at = place
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(store.claim([claim_of(minute=1), claim_of(minute=0)]))
+        await asyncio.sleep(0.01)
+        second = asyncio.ensure_future(store.claim([claim_of(minute=2)]))  # waits behind it
+        ended = asyncio.ensure_future(store.finish([end_of(before)]))
+        (run, none), (other,) = await first, await second
+        assert none is None
+        assert await ended == [True]
+        assert len({before, run, other}) == 3
+        assert "has not answered" in doubtful.sink.of(StoreDegraded)[0].reason
+        (third,) = await store.claim([claim_of(minute=3)])
+        assert await store.finish([end_of(run)]) == [True]
+    assert store.degraded_since is not None
+    disk.goes_on.set()
+    await doubtful.until_good()
+    rows = {r.run: r.state for r in await disk.history()}
+    assert rows == {
+        before: State.SUCCEEDED, run: State.SUCCEEDED, other: State.RUNNING, third: State.RUNNING,
+    }  # fmt: skip
+    assert await store.claim([claim_of(minute=n) for n in range(4)]) == [None] * 4
+    assert await disk.check() == []
+
+
+async def test_a_store_that_closes_while_the_disk_hangs_says_what_it_could_not_write(doubtful, caplog):
+    doubtful.disk.hangs_at = "COMMIT"
+    (run,) = await doubtful.store.claim([claim_of()])
+    closing = asyncio.ensure_future(doubtful.store.close())
+    await asyncio.sleep(0.5)
+    assert "closes without 1 rows" in caplog.text
+    doubtful.disk.goes_on.set()
+    await closing
+    await doubtful.store.open()
+    assert (await doubtful.disk.get_run(run)).state == State.RUNNING
+
+
+async def test_an_answer_that_is_slow_but_comes_is_no_fault(doubtful):
+    doubtful.disk.hangs_at = "COMMIT"
+    claim = asyncio.ensure_future(doubtful.store.claim([claim_of()]))
+    await asyncio.sleep(0.1)
+    doubtful.disk.goes_on.set()
+    assert await claim == [1]
+    assert not doubtful.sink.events
