@@ -30,7 +30,8 @@ OutputPath = Callable[[int, int], str | None]
 STOPPED = "the scheduler was stopped"
 
 RELEASED_AT_ONCE = 100
-"""How many runs that were held for their slot are let go in one turn of the loop."""
+RELEASE_PAUSE_SECONDS = 0.002
+"""How many runs that were held for their slot are let go at once, and how soon the next follow."""
 
 CROWD = 8
 COLLECT_SECONDS = 0.01
@@ -117,8 +118,8 @@ class Runs:
         if due:
             self.pump()
         if len(due) == RELEASED_AT_ONCE:
-            # The first ones are on their way before the last are looked at; nor must a beat wait for all.
-            asyncio.get_running_loop().call_soon(self.release, epoch)
+            # The rest after a pause in which the first ones are started; nor must a beat wait for all.
+            asyncio.get_running_loop().call_later(RELEASE_PAUSE_SECONDS, self.release, epoch)
 
     def _queue_late(self, live: LiveRun) -> None:
         live.handle = None

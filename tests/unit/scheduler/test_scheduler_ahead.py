@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from echosched.model import Catchup, Ended, Overlap, State
+from echosched.scheduler import runs
 from echosched.scheduler.recovery import Evidence, recover
 
 from .conftest import START, Rig, make_job, make_scheduler, settle
@@ -113,7 +114,10 @@ async def test_a_clock_set_back_under_a_held_run_starts_it_once(early: Rig) -> N
     assert early.executor.slots == [START + MINUTE]
 
 
-async def test_more_slots_than_one_turn_takes_start_together(early: Rig) -> None:
+async def test_more_slots_than_one_turn_takes_start_together(
+    early: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "RELEASE_PAUSE_SECONDS", 0)  # no time passes here but the clock's
     early.scheduler.runs.queue.max_concurrent = 1000
     await early.begin(*(make_job(f"job{n}") for n in range(600)))
     await advance(early, MINUTE - AHEAD)
