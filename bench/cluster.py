@@ -21,6 +21,7 @@ import json
 import os
 import signal
 import statistics
+import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -380,6 +381,8 @@ def main() -> None:
     four.add_argument("--instances", type=numbers, default=[1, 2, 4, 8])
     four.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
+    # So that whoever ends us leaves no server and no daemon behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows = {"peers": peers, "rates": rates, "store": store, "idle": idle}[options.what](options)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"cluster_{options.what}.json").write_text(json.dumps(rows, indent=1) + "\n")
