@@ -54,7 +54,7 @@ def sleeper_ms(seconds: int) -> list[float]:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--seconds", type=int, default=20)
+    options.add_argument("--seconds", type=int, default=60)
     chosen = options.parse_args()
     with common.workshop() as directory:
         tiny = common.build(directory, "tiny", common.TINY_C, "-static")
