@@ -175,9 +175,10 @@ class Echosched(Peer):
             text = f'[cluster]\ndsn = """{dsn}"""\ninstance = "host{host}"\n'
             text += '[daemon]\ntick = "0"\n[defaults]\ncatchup = "all"\noverlap = "allow"\noutput = false\n'
             for n in range(self.jobs):
-                text += (
-                    f'[job.j{n}]\nschedule = "{self.schedule}"\ncommand = ["{self.mark}", "{self.marks}"]\n'
-                )
+                schedule = self.schedule
+                if self.offsets and self.offsets[n]:
+                    schedule = f"every 1s from 2026-01-01T00:00:{self.offsets[n]:09.6f}Z"
+                text += f'[job.j{n}]\nschedule = "{schedule}"\ncommand = ["{self.mark}", "{self.marks}"]\n'
             (home / "echosched.toml").write_text(text)
 
     def start(self, host: int) -> None:
