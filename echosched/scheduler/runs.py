@@ -41,7 +41,7 @@ COLLECT_SECONDS = 0.01
 """While more than a crowd runs, ends are collected for so long before each commit: in a burst every commit
 takes from the starts what it costs, and nobody waits for an end whose place is free already."""
 
-STARTS_FIRST_SECONDS = 0.1
+STARTS_FIRST_SECONDS = 0.25
 """The same while others wait for a place: until they have begun, what can wait does. An ended process is reaped
 only after the commit, so a crash in between loses no exit code."""
 
