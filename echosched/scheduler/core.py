@@ -27,7 +27,7 @@ from echosched.protocols import Clock, EventSink, Executor, Store
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.roster import Jitter, Roster
-from echosched.scheduler.runs import OutputPath, Runs, run_fields
+from echosched.scheduler.runs import RELEASE_PAUSE_SECONDS, OutputPath, Runs, run_fields
 from echosched.timer import Wakeup, make_wakeup
 
 log = logging.getLogger(__name__)
@@ -166,9 +166,13 @@ class Scheduler:
     # ── the clockwork ─────────────────────────────────────────────────────────────────────────
 
     def _alarm(self) -> None:
-        # What is claimed already starts before anything else is looked at.
-        self.runs.release(self.clock.now().timestamp())
-        self._due.set()
+        # What is claimed already starts before anything else is looked at, and has the interpreter to itself.
+        now = self.clock.now().timestamp()
+        first = self.roster.heap.first()
+        if self.runs.release(now) and (first is None or first > now):
+            asyncio.get_running_loop().call_later(RELEASE_PAUSE_SECONDS, self._wake)
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         self._due.set()

@@ -112,8 +112,8 @@ class Runs:
         self.held.push(live, until, live.order)
         live.handle = Delay(partial(self.held.discard, live))
 
-    def release(self, epoch: float) -> None:
-        """Start what was held until *epoch* or earlier."""
+    def release(self, epoch: float) -> bool:
+        """Start what was held until *epoch* or earlier; tell whether there was anything."""
         due = self.held.pop_due(epoch, RELEASED_AT_ONCE)
         for _, live in due:
             live.handle = None
@@ -123,6 +123,7 @@ class Runs:
         if len(due) == RELEASED_AT_ONCE:
             # The rest after a pause in which the first ones are started; nor must a beat wait for all.
             asyncio.get_running_loop().call_later(RELEASE_PAUSE_SECONDS, self.release, epoch)
+        return bool(due)
 
     def _queue_late(self, live: LiveRun) -> None:
         live.handle = None
