@@ -11,6 +11,7 @@ to it counts as accounted for: rather not run than run twice.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,6 +21,7 @@ from echosched import transitions
 from echosched.model import Claim, Ended, JobRecord, Run, Started, State
 
 Slot = tuple[str, datetime]
+_RECENT_SLOTS = 10_000  # remembered for a fresh database, about a megabyte when it has come to that
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class Ledger:
         self._starts: dict[int, Started] = {}
         self._armed: set[int] = set()
         self._newest_slots: dict[str, datetime] = {}
+        self._recent: deque[tuple[str, datetime, int]] = deque(maxlen=_RECENT_SLOTS)
         self._doubtful: dict[int, Sequence[int | None]] = {}  # numbers of commits that may be found whole
         # In bad times: what the database lacks.
         self._runs: dict[int, Run] = {}
@@ -79,6 +82,8 @@ class Ledger:
                 self.highest_run = max(self.highest_run, number)
                 self._doubtful.pop(number, None)
             if claim.slot is not None:
+                if number is not None:
+                    self._recent.append((claim.job, claim.slot, number))
                 newest = self._newest_slots.get(claim.job)
                 if newest is None or newest < claim.slot:
                     self._newest_slots[claim.job] = claim.slot
@@ -169,6 +174,7 @@ class Ledger:
             if number is None or key in self._slots:
                 return None
             self._slots[key] = self._unwritten_slots[key] = number
+            self._recent.append((*key, number))
             self._bound_slots()
         if number is None:
             return None
@@ -219,8 +225,11 @@ class Ledger:
     def must_write_all(self, jobs: Iterable[JobRecord], notes: dict[str, str], now: datetime) -> None:
         """Prepare for a fresh database: all that memory knows is missing there.
 
-        Every job's cursor is *now*, so that nothing before is caught up.
+        Every job's cursor is *now*, so that nothing before is caught up. Slots that ran a while ago come due
+        again where the clock is set back.
         """
+        for job, slot, number in self._recent:
+            self._slots[(job, slot)] = number
         for number in list(self._live):
             if (run := self._as_run(number)) is not None:
                 self._runs[number] = run
@@ -385,23 +394,3 @@ class Ledger:
 
 def _has_run(run: Run) -> bool:
     return run.state.is_outcome and transitions.may_have_started(run.state)
-
-
-def matching(
-    runs: Iterable[Run],
-    job: str | None,
-    states: Sequence[State],
-    since: datetime | None,
-    until: datetime | None,
-    before_run: int | None,
-) -> list[Run]:
-    """Return those of *runs* that a history with these bounds shows."""
-    return [
-        run
-        for run in runs
-        if (job is None or run.job == job)
-        and (not states or run.state in states)
-        and (since is None or run.queued_at >= since)
-        and (until is None or run.queued_at < until)
-        and (before_run is None or run.run < before_run)
-    ]

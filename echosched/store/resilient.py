@@ -19,7 +19,7 @@ from echosched.errors import StoreError
 from echosched.model import Claim, Ended, JobRecord, Pruned, Run, Started, State
 from echosched.store.badtimes import HANG_SECONDS, BadTimes
 from echosched.store.faults import CommitUnclear
-from echosched.store.ledger import Ledger, matching
+from echosched.store.ledger import Ledger
 
 if TYPE_CHECKING:
     from echosched.protocols import Clock, EventSink
@@ -307,7 +307,7 @@ class ResilientStore:
             changed = self._ledger.changed()
         numbers = {run.run for run in changed}
         rows = [run for run in stored or [] if run.run not in numbers]
-        rows += matching(changed, job, states, since, until, before_run)
+        rows += _matching(changed, job, states, since, until, before_run)
         return sorted(rows, key=lambda run: -run.run)[:limit]
 
     async def counts(self) -> dict[State, int]:
@@ -349,3 +349,23 @@ class ResilientStore:
 async def _yes(call: Awaitable[None]) -> bool:
     await call
     return True
+
+
+def _matching(
+    runs: Iterable[Run],
+    job: str | None,
+    states: Sequence[State],
+    since: datetime | None,
+    until: datetime | None,
+    before_run: int | None,
+) -> list[Run]:
+    """Return those of *runs* that a history with these bounds shows."""
+    return [
+        run
+        for run in runs
+        if (job is None or run.job == job)
+        and (not states or run.state in states)
+        and (since is None or run.queued_at >= since)
+        and (until is None or run.queued_at < until)
+        and (before_run is None or run.run < before_run)
+    ]

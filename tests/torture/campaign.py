@@ -55,6 +55,16 @@ class Campaign:
             self.chance.choices(deeds, weights)[0]()
             time.sleep(self.chance.choice((self.chance.uniform(0, 0.3), self.chance.uniform(0.5, 3.0))))
 
+    def run_each(self) -> None:
+        """Do each kind of killing and stepping once, in an order that chance decides."""
+        deeds = [deed for deed, weight in self._deeds.items() if weight]
+        deeds = [deed for deed in deeds if deed not in (self.spell, self.full_spell)]
+        deeds.append(self.kill_worker_at_a_call)
+        self.chance.shuffle(deeds)
+        for deed in deeds:
+            deed()
+            time.sleep(self.chance.uniform(0.1, 1.5))
+
     # ── deeds ─────────────────────────────────────────────────────────────────────────────────
 
     def kill_worker(self) -> None:

@@ -56,6 +56,7 @@ class Ordeal(House):
         super().__init__(directory)
         self.marks = directory / "marks"
         self.offset = timedelta(0)  # of the daemon's wall clock, where a shim moves it
+        self.since: datetime | None = None  # what came before was not due (None: before each job's first row)
         self.database = directory / "echosched.db"
         self.chance = random.Random(seed)
         self.worker_kills = 0
@@ -192,7 +193,13 @@ class Ordeal(House):
             ):
                 row.state = "cancelled"
         account = compare(
-            schedules, rows, read_marks(self.marks), until=until, repeatable=REPEATABLE, blind=blind
+            schedules,
+            rows,
+            read_marks(self.marks),
+            until=until,
+            since=self.since,
+            repeatable=REPEATABLE,
+            blind=blind,
         )
         for follower, leader in self.followers.items():
             led = {

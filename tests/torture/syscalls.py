@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # What a worker does for a slot, in this order; each point kills it on entering the call, that is after
@@ -80,6 +82,13 @@ class Injection:
                 return not alive(self.pid)
             time.sleep(0.01)
         return False
+
+    @classmethod
+    @contextlib.contextmanager
+    def later(cls, pid: int, *rules: str, path: Path | None = None) -> Iterator[Injection]:
+        """Attach when the block is entered."""
+        with cls(pid, *rules, path=path) as injection:
+            yield injection
 
     def __enter__(self) -> Injection:
         return self

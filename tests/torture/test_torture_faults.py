@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ JOBS = {
     "plain": ("*/2 * * * * *", "sleep 0.2", ""),
     "again": ("*/2 * * * * *", "sleep 0.3", EXACT + 'on_abandoned = "retry"\n'),
 }
+WATCHDOG_SECONDS = 6
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 NO_LOG_FLUSH = 2
 
@@ -105,101 +107,81 @@ def on_disk(ordeal: Ordeal, disk: Path) -> None:
     ordeal.environ |= {"ECHOSCHED_DB": str(ordeal.database), "ECHOSCHED_LOG": str(disk / "echosched.log")}
 
 
-@needs_strace
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "fdatasync:error=EIO",
-        pytest.param("pwrite64:error=ENOSPC", marks=pytest.mark.deep),
-        pytest.param("pwrite64:error=EIO", marks=pytest.mark.deep),
-    ],
-)
-@pytest.mark.timeout(240)
-def test_errors_of_the_disk_stop_no_job_and_no_row_is_missing_afterwards(ordeal: Ordeal, fault: str) -> None:
-    begin(ordeal)
-    worker = eventually(ordeal.find_worker)
-    injection = Injection(worker, fault + ":when=1+")
-    eventually(lambda: degraded(ordeal))
-    wait_for_runs(ordeal, 6)
-    injection.close()
-    eventually(lambda: health(ordeal) == "ok")
-    assert ordeal.find_worker() == worker
-    assert end(ordeal, fault).abandoned == 0
-    assert [event["event"] for event in ordeal.journal if "store" in event["event"]] == [
-        "store_degraded",
-        "store_recovered",
-    ]
-
-
-@needs_strace
-@pytest.mark.timeout(240)
-def test_a_disk_that_hangs_stops_no_job_and_the_watchdog_kills_nobody(ordeal: Ordeal) -> None:
-    """No error comes, no answer either: the writer waits for longer than the watchdog, the loop must not."""
-    begin(ordeal, daemon=DAEMON + 'watchdog = "6s"\n')
-    worker = eventually(ordeal.find_worker)
-    injection = Injection(worker, "fdatasync:delay_enter=60000000:when=1+")
-    hung_at = time.monotonic()
-    eventually(lambda: degraded(ordeal))
-    wait_for_runs(ordeal, 6)
-    while time.monotonic() < hung_at + 9.0:
-        assert health(ordeal) == "degraded"
-        time.sleep(0.3)
-    injection.close()
-    eventually(lambda: health(ordeal) == "ok")
-    assert end(ordeal, "fdatasync hangs for longer than the watchdog waits").abandoned == 0
-    assert not ordeal.events("watchdog")
-    assert not ordeal.events("worker_restart")
-    assert "has not answered" in ordeal.events("store_degraded")[0]["reason"]
-
-
-@pytest.mark.timeout(240)
-def test_short_writes_stop_no_job_and_no_row_is_missing_afterwards(ordeal: Ordeal) -> None:
-    """The kernel itself writes short at a limit in the middle of a page, and nothing behind it."""
-    begin(ordeal)
-    worker = eventually(ordeal.find_worker)
-    log = Path(f"{ordeal.database}-wal")
-    eventually(lambda: log.stat().st_size > 100_000)
+@contextlib.contextmanager
+def short_writes(worker: int) -> Iterator[None]:
+    """Have the kernel write short at a limit in the middle of a page, and nothing behind it."""
+    no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(worker, resource.RLIMIT_FSIZE, (50_100, resource.RLIM_INFINITY))
-    eventually(lambda: degraded(ordeal))
-    wait_for_runs(ordeal, 6)
-    resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    eventually(lambda: health(ordeal) == "ok")
-    assert ordeal.find_worker() == worker
-    assert end(ordeal, "short writes").abandoned == 0
+    try:
+        yield
+    finally:
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, no_limit)
+
+
+@contextlib.contextmanager
+def hanging(worker: int) -> Iterator[None]:
+    """Let no flush come back, for longer than the watchdog waits for a beat."""
+    until = time.monotonic() + WATCHDOG_SECONDS + 2.0
+    with Injection(worker, "fdatasync:delay_enter=60000000:when=1+"):
+        yield
+        time.sleep(max(0.0, until - time.monotonic()))
 
 
 @needs_strace
-@pytest.mark.parametrize("fault", ["full", "read-only"])
-@pytest.mark.timeout(240)
-def test_a_journal_that_cannot_be_written_stops_no_job_and_loses_no_line(
-    ordeal: Ordeal, mounted: Callable[..., Path], fault: str
+@pytest.mark.timeout(300)
+def test_whatever_the_disk_does_no_job_stops_and_no_row_or_line_is_missing(
+    ordeal: Ordeal, mounted: Callable[..., Path]
 ) -> None:
-    disk = mounted("-t", "tmpfs", "-o", "size=256k", "tmpfs")
+    """One worker lives through all of it: errors, short writes, a flush that hangs, a journal without room."""
+    disk = mounted("-t", "tmpfs", "-o", "size=512k", "tmpfs")
     log = disk / "echosched.log"
     ordeal.environ |= {"ECHOSCHED_LOG": str(log)}
-    begin(ordeal)
+    begin(ordeal, daemon=DAEMON + f'watchdog = "{WATCHDOG_SECONDS}s"\n')
     worker = eventually(ordeal.find_worker)
-    with no_room(disk) if fault == "full" else Injection(worker, "write:error=EROFS:when=1+", path=log):
-        eventually(lambda: health(ordeal) == "degraded")
-        assert "the journal cannot be written" in ordeal.run("status").stdout
-        assert not degraded(ordeal)  # the store is well
-        wait_for_runs(ordeal, 4)
-    eventually(lambda: health(ordeal) == "ok")
-    account = end(ordeal, f"journal {fault}")
-    assert account.abandoned == 0
+    calls = ["fdatasync:error=EIO"] + (["pwrite64:error=ENOSPC", "pwrite64:error=EIO"] if DEEP else [])
+    spells: dict[str, contextlib.AbstractContextManager[Any]] = {
+        call: Injection.later(worker, f"{call}:when=1+") for call in calls
+    }
+    spells |= {
+        "short writes": short_writes(worker),
+        "journal: full": no_room(disk),
+        "journal: EROFS": Injection.later(worker, "write:error=EROFS:when=1+", path=log),
+        "fdatasync hangs": hanging(worker),
+    }
+    for name, spell in spells.items():
+        with spell:
+            if name.startswith("journal"):
+                eventually(lambda: health(ordeal) == "degraded")
+                assert "the journal cannot be written" in ordeal.run("status").stdout
+                assert not degraded(ordeal)  # the store is well
+            else:
+                eventually(lambda: degraded(ordeal))
+            wait_for_runs(ordeal, 3)
+            # A log begun anew is short: it fits below the limit.
+            assert health(ordeal) == "degraded" or name == "short writes"
+        eventually(lambda: health(ordeal) == "ok")
+        assert ordeal.find_worker() == worker, name
+    assert end(ordeal, f"{len(spells)} kinds of faults").abandoned == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    ends = Counter(line["run"] for line in lines if line["event"] == "run_end")
+    told = Counter(line["run"] for line in lines if line["event"] == "run_end")
     runs = {row.run for row in read_rows(ordeal.database) if row.state == "succeeded"}
-    assert runs <= set(ends)
-    assert set(ends.values()) == {1}
+    assert runs <= set(told)
+    assert set(told.values()) == {1}
+    events = [line["event"] for line in lines if line["event"].startswith("store")]
+    assert len(events) >= 2 * (len(spells) - 2)
+    assert set(events[::2]) == {"store_degraded"}
+    assert set(events[1::2]) == {"store_recovered"}
+    assert "watchdog" not in {line["event"] for line in lines}
+    assert "has not answered" in [line for line in lines if line["event"] == "store_degraded"][-1]["reason"]
 
 
 @needs_strace
+@pytest.mark.deep
 @pytest.mark.timeout(240)
 def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) -> None:
     """Nobody can know what ran: those slots end as abandoned, and are not caught up."""
     begin(ordeal)
-    for _ in range(6 if DEEP else 1):
+    for _ in range(6):
         worker = eventually(ordeal.find_worker)
         injection = Injection(worker, "fdatasync:error=EIO:when=1+")
         eventually(lambda: degraded(ordeal))
@@ -212,7 +194,7 @@ def test_a_worker_killed_while_the_disk_fails_doubles_nothing(ordeal: Ordeal) ->
 
 
 @pytest.mark.timeout(240)
-def test_on_a_full_disk_worker_daemon_and_starts_may_die_and_nothing_is_doubled(
+def test_on_a_full_disk_workers_and_daemons_may_die_or_be_stopped_and_nothing_is_doubled(
     ordeal: Ordeal, mounted: Callable[..., Path]
 ) -> None:
     disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
@@ -230,23 +212,15 @@ def test_on_a_full_disk_worker_daemon_and_starts_may_die_and_nothing_is_doubled(
         assert refused.returncode == 1
         assert "full" in refused.stderr
     ordeal.ok("start")
-    assert end(ordeal, "full disk, worker and supervisor killed", blind=True).abandoned > 0
-
-
-@pytest.mark.timeout(240)
-def test_a_daemon_stopped_on_a_full_disk_says_so_and_the_next_one_doubles_nothing(
-    ordeal: Ordeal, mounted: Callable[..., Path]
-) -> None:
-    disk = mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")
-    on_disk(ordeal, disk)
-    begin(ordeal)
+    eventually(lambda: health(ordeal) == "ok")
+    wait_for_runs(ordeal, 3)
     with full(ordeal, disk):
         eventually(lambda: degraded(ordeal))
-        wait_for_runs(ordeal, 3)
+        wait_for_runs(ordeal, 2)
         ordeal.ok("stop")
         assert "could not be written" in ordeal.out
     ordeal.ok("start")
-    end(ordeal, "stopped on a full disk", blind=True)
+    assert end(ordeal, "full disk: worker and supervisor killed, daemon stopped", blind=True).abandoned > 0
 
 
 @pytest.mark.timeout(240)

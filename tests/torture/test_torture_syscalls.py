@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import time
 
@@ -14,43 +13,39 @@ from tests.system.conftest import eventually
 from .driver import Ordeal
 from .syscalls import SUPERVISOR_POINTS, WORKER_POINTS, Injection, alive, rule
 
-DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
 pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
     pytest.mark.skipif(os.geteuid() != 0, reason="attaching takes root"),
 ]
 
 
-def chosen(points: list[str], count: int, chance: random.Random) -> list[str]:
-    return points if DEEP else chance.sample(points, count)
-
-
-@pytest.mark.timeout(900 if DEEP else 180)
+@pytest.mark.deep
+@pytest.mark.timeout(900)
 def test_killed_at_chosen_system_calls_lose_and_double_nothing(ordeal: Ordeal) -> None:
     seed = int(os.environ.get("ECHOSCHED_SEED", time.time_ns() % 100_000))
     ordeal.chance.seed(seed)
     ordeal.furnish()
     ordeal.ok("start")
     hit: dict[str, int] = {}
-    for point in chosen(WORKER_POINTS, 3, ordeal.chance):
+    for point in WORKER_POINTS:
         worker = eventually(ordeal.find_worker)
         injection = Injection(worker, rule(point))
-        if injection.wait_for_death(4.0):
+        if injection.wait_for_death(3.0):
             hit[f"worker {point}"] = hit.get(f"worker {point}", 0) + 1
             ordeal.worker_kills += 1
         injection.close()
-    for point in chosen(SUPERVISOR_POINTS, 2, ordeal.chance):
+    for point in SUPERVISOR_POINTS:
         eventually(ordeal.find_worker)
         supervisor = ordeal.pid
         injection = Injection(supervisor, rule(point))
         ordeal.kill_worker()
-        if injection.wait_for_death(4.0):
+        if injection.wait_for_death(3.0):
             hit[f"supervisor {point}"] = hit.get(f"supervisor {point}", 0) + 1
             ordeal.supervisor_kills += 1
         injection.close()
         if not alive(supervisor):
             ordeal.ok("start")
-    account = ordeal.account(ordeal.calm_down(400 if DEEP else 60))
+    account = ordeal.account(ordeal.calm_down(400))
     kills = f"worker kills {ordeal.worker_kills}, supervisor kills {ordeal.supervisor_kills}"
     print(f"\nseed {seed}: {kills} at {len(hit)} different calls, {account.line}\n  {hit}")
     account.hold()
