@@ -172,6 +172,10 @@ async def _body(request: web.Request) -> Mapping[str, Any]:
             raw = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+    except (
+        ConnectionError
+    ):  # it left before all of it was said: nobody hears the answer, and no bug is to be logged
+        raise UsageError("body: is not complete") from None
     if not raw:
         return {}
     try:
