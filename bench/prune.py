@@ -2,8 +2,9 @@
 
     python bench/prune.py [--runs N] [--seconds N]
 
-The database holds N old runs, each with its slot's row; ``retention`` is then told to keep a tenth of them. The
-delay is the difference of the two medians (and of the slowest starts, for information: those are the machine's).
+The database holds N old runs, each with its slot's row; ``retention`` is then told to keep a tenth of them,
+which takes it far longer than is measured here. The delay is the difference of the two medians (and of the
+slowest starts, for information: those are the machine's).
 """
 
 from __future__ import annotations
@@ -52,11 +53,10 @@ def main() -> int:
             time.sleep(chosen.seconds)
             calm = lags(daemon, calm_since)
             busy_since = time.time()
-            common.run("run", "sweep", "--wait", home=home)
-            taken = time.time() - busy_since
-            while time.time() < busy_since + 5:
-                time.sleep(0.1)
-            busy = lags(daemon, busy_since)[: max(5, int(taken))]
+            common.run("run", "sweep", home=home)
+            time.sleep(chosen.seconds)
+            busy = lags(daemon, busy_since)
+            pruning = daemon.rows("SELECT count(*) FROM runs WHERE job = 'sweep' AND state = 'running'")[0][0]
             removed = before - daemon.rows("SELECT count(*) FROM runs")[0][0]
     return common.report(
         "prune",
@@ -71,8 +71,8 @@ def main() -> int:
             common.row("without: slowest", max(calm), None, "ms"),
             common.row("beside pruning: median", common.median(busy), None, "ms"),
             common.row("beside pruning: slowest", max(busy), None, "ms"),
-            common.row("runs removed", removed, None),
-            common.row("time it took", taken, None, "s"),
+            common.row("runs removed meanwhile", removed, None),
+            common.row("the pruning had ended before the measuring", 1 - pruning, 0),
         ],
         calm_ms=calm,
         busy_ms=busy,
