@@ -239,6 +239,9 @@ class Scheduler:
                 log.exception("job %s: its schedule failed", entry.job.name)
                 self.roster.park(entry, f"its schedule failed: {error}")
         if wishes:
+            if any(wish.claim.trigger is Trigger.CATCHUP for wish in wishes):
+                # Jobs come in the order of their first missed slots; what they run may be their last.
+                wishes.sort(key=lambda wish: wish.claim.slot or now)
             await self.claim(wishes)
         self.runs.release(self.clock.now().timestamp())  # what came due while it was being claimed
         return bool(due)

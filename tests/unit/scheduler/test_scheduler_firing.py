@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -109,6 +110,25 @@ async def test_catchup_all_drops_no_slot_of_an_outage_of_seconds(rig: Rig) -> No
     for _ in range(10):
         await rig.pass_time(timedelta(milliseconds=90))
     assert rig.executor.slots == [START + timedelta(seconds=n) for n in range(1, 7)]
+
+
+async def test_many_catchups_at_once_start_staggered_and_oldest_first(rig: Rig) -> None:
+    # The hourly job was missed first, but what it runs now is its newest slot.
+    jobs = [
+        make_job("hourly", "0 * * * *"),
+        *(make_job(f"at{hour}", f"30 {hour} * * *") for hour in range(1, 11)),
+    ]
+    await rig.begin(*reversed(jobs))
+    await rig.scheduler.quiesce()
+    rig.clock.advance(timedelta(hours=11, minutes=45))
+    await rig.restart(*reversed(jobs))
+    for _ in range(20):
+        await rig.pass_time(timedelta(milliseconds=40))
+    slots = [slot for slot in rig.executor.slots if slot is not None]
+    assert len(slots) == len(jobs)
+    assert slots == sorted(slots)
+    starts = [execution.started_at for execution in rig.executor.started]
+    assert all(later - earlier >= timedelta(milliseconds=40) for earlier, later in pairwise(starts))
 
 
 async def test_catchup_reaches_no_further_back_than_its_window(rig: Rig) -> None:
