@@ -17,12 +17,12 @@ MADE := $(VENV)/.made
 DEV := $(VENV)/.made-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check unit torture torture-cluster bench bench-cluster clean run-brief run-selfheal run-report retention status stop docs
+.PHONY: help run test check unit torture torture-all torture-cluster bench bench-cluster clean run-brief run-selfheal run-report retention status stop docs
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,4p'
 	@echo
-	@echo "also: check unit torture torture-cluster bench bench-cluster docs clean; with a scheduler running:"
+	@echo "also: check unit torture torture-all torture-cluster bench bench-cluster docs clean; with a scheduler running:"
 	@echo "      status stop run-brief run-report run-selfheal retention"
 
 $(MADE): pyproject.toml

@@ -265,6 +265,20 @@ async def test_retries_follow_with_backoff_and_keep_the_run_number(rig: Rig) -> 
     assert len(rig.sink.of(events.RunRetry)) == 2
 
 
+@pytest.mark.parametrize("step", [timedelta(hours=-2), timedelta(hours=2)])
+async def test_a_step_of_the_clock_moves_no_retry(rig: Rig, step: timedelta) -> None:
+    rig.executor.script = lambda attempt: FAILED if attempt.number < 2 else Result(State.SUCCEEDED, 0)
+    await rig.begin(make_job(schedule="0 0 1 4 *", retries=1, retry_delay=timedelta(seconds=10)))
+    await rig.scheduler.trigger("job")
+    await settle()
+    rig.clock.set(rig.clock.now() + step)
+    await settle()
+    await rig.pass_time(timedelta(seconds=8))
+    assert len(rig.executor.started) == 1
+    await rig.pass_time(timedelta(seconds=3))
+    assert len(rig.executor.started) == 2
+
+
 async def test_retries_end_with_the_last_failure(rig: Rig) -> None:
     rig.executor.script = lambda attempt: FAILED
     await rig.begin(make_job(schedule=None, retries=1, retry_delay=timedelta(seconds=1)))
