@@ -52,10 +52,14 @@ def test_the_instances_are_shown_with_what_they_run_and_metrics_count_them(
         request = urllib.request.Request(
             f"{instance.url}/metrics", headers={"X-Dash-Key": instance.environ["DASHBOARD_KEY"]}
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            told = response.read().decode()
-        assert 'echosched_instance_alive{instance_name="there"} 1.0' in told
-        assert re.search(r'echosched_instance_runs_taken_total\{instance_name="here"\} [1-9]', told)
+
+        def told(pattern: str) -> re.Match[str] | None:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return re.search(pattern, response.read().decode())
+
+        assert told(r'echosched_instance_alive\{instance_name="there"\} 1.0')
+        # An instance says with its heartbeat how many it took.
+        until(lambda: told(r'echosched_instance_runs_taken_total\{instance_name="here"\} [1-9]'))
 
         instance.cli("cluster", "drain", "there")
         expect(row).to_contain_text(re.compile("drain"))
