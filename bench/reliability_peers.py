@@ -167,6 +167,9 @@ def ordeal(name: str, seconds: float, kill_every: float, down: float, seed: int)
         deadline = time.monotonic() + 90
         while not peer.marks.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if not peer.marks.exists():
+            peer.kill()
+            raise SystemExit(f"{name} runs nothing (pip install -e '.[bench]'; apt-get install cron)")
         begun, kills = int(time.time()) + 1, 0
         end = time.monotonic() + seconds
         while time.monotonic() < end:
