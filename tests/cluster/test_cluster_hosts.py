@@ -73,8 +73,12 @@ def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeF
     assert {row["owner"] for row in first.history("long")} <= set(rows) | {None}
 
     assert "host-0 *" in first.ok("cluster", "status")
-    status = first.status
-    assert [row["name"] for row in status["cluster"]["instances"]] == ["host-0", "host-1", "host-2"]
+    eventually(
+        lambda: (
+            [row["name"] for row in first.status["cluster"].get("instances", ())]
+            == ["host-0", "host-1", "host-2"]
+        )
+    )
     eventually(lambda: "3 alive" in first.ok("status"))
     table = first.ok("history", "-n", "40").splitlines()
     assert table[0].split()[-2:] == ["ON", "ERROR"]
