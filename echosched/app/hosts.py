@@ -73,8 +73,8 @@ class Host(Protocol):
     async def open(self, jobs: Mapping[str, Job]) -> None:
         """Open the store; nothing fires and nothing is taken yet."""
 
-    async def account(self, beat: Beat, blind_micros: int | None) -> None:
-        """Account for what an earlier worker did while it could not write."""
+    async def account(self, beat: Beat, blind_micros: int | None) -> datetime | None:
+        """Account for what an earlier worker did while it could not write; return since when that is unknown."""
 
     async def leave(self, *, gone: bool) -> None:
         """Let the others know; *gone*: nothing is left running here."""
@@ -134,13 +134,15 @@ class SingleHost:
             self._scheduler.spawn(self._held.close())
             self._held = None
 
-    async def account(self, beat: Beat, blind_micros: int | None) -> None:
+    async def account(self, beat: Beat, blind_micros: int | None) -> datetime | None:
         """See :meth:`Host.account`."""
-        if blind_micros is not None and self._scheduler is not None:
-            await account_for_blind_time(self._scheduler, from_micros(blind_micros))
+        since = None if blind_micros is None else from_micros(blind_micros)
+        if since is not None and self._scheduler is not None:
+            await account_for_blind_time(self._scheduler, since)
         if self.store.degraded_since is None:
             # Not before it is on disk: the worker after this one would catch up what may have run.
             beat.forget_inherited()
+        return since
 
     async def leave(self, *, gone: bool) -> None:
         """Nobody else has to know."""
@@ -222,9 +224,10 @@ class ClusterHost:
                     self._around.on_degraded(None)
                 return
 
-    async def account(self, beat: Beat, blind_micros: int | None) -> None:
+    async def account(self, beat: Beat, blind_micros: int | None) -> datetime | None:
         """Nothing was done that the database does not know: without it an instance starts nothing."""
         beat.forget_inherited()
+        return None
 
     async def leave(self, *, gone: bool) -> None:
         """See :meth:`Host.leave`."""

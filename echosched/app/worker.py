@@ -199,9 +199,9 @@ class Worker:
         await self.host.open(self.config.jobs)
         await self.scheduler.load(self.config.jobs)
         await self._start_notifier()
-        await self.host.account(self.beat, blind)
+        hidden_since = await self.host.account(self.beat, blind)
         self._blind_is_known = True
-        await recover(self.scheduler, await self._evidence())
+        await recover(self.scheduler, await self._evidence(), hidden_since)
         left = frozenset(self.scheduler.runs.live)
         self.scheduler.spawn(asyncio.to_thread(self.outputs.sweep, left, self.started_at))
         await self.server.start()

@@ -79,8 +79,11 @@ class Evidence:
     again: Callable[[Attempt], Awaitable[bool]] = _not_again
 
 
-async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
-    """Take over every run that has no outcome yet. Call between ``load`` and ``begin``."""
+async def recover(scheduler: Scheduler, evidence: Evidence, blind_since: datetime | None = None) -> None:
+    """Take over every run that has no outcome yet. Call between ``load`` and ``begin``.
+
+    After an instant *blind_since* ends, and what followed them, may be known to nobody any more.
+    """
     now = scheduler.clock.now()
     for run in await scheduler.left_behind():
         if run.run in scheduler.runs.live:
@@ -92,6 +95,9 @@ async def recover(scheduler: Scheduler, evidence: Evidence) -> None:
         attempt = Attempt(
             run.run, entry.job, run.slot, run.attempt, run.trigger, evidence.output_path(run.run, run.attempt)
         )
+        hidden = blind_since is not None and run.slot is not None and run.slot > blind_since
+        if hidden and run.slot is not None and _may_have_ended(run, attempt, evidence):
+            await _account_for_what_followed(scheduler, run.job, run.slot, now)
         process = _process(run, attempt, evidence)
         if process is not None:
             _adopt(scheduler, live, run, evidence.adopt(attempt, process, run.started_at), process)
@@ -126,6 +132,9 @@ async def account_for_blind_time(scheduler: Scheduler, since: datetime) -> None:
             slot = entry.schedule.next_after(slot)
         if claims:
             await scheduler.claim([Wish(entry, claim, exclusive=True) for claim in claims])
+            for claim in claims:
+                if claim.slot is not None:
+                    await _account_for_what_followed(scheduler, entry.job.name, claim.slot, now)
     while await _account_for_followers(scheduler, since, now):  # a follower may have followers
         pass
 
@@ -143,6 +152,17 @@ async def _account_for_followers(scheduler: Scheduler, since: datetime, now: dat
         ]
     numbers = await scheduler.claim(wishes) if wishes else []
     return any(number is not None for number in numbers)
+
+
+async def _account_for_what_followed(scheduler: Scheduler, job: str, slot: datetime, now: datetime) -> None:
+    """Account for runs that may have followed one of which nobody knows how it ended."""
+    for entry in scheduler.roster.followers.get(job, ()):
+        if entry.job.enabled and not entry.paused:
+            # Not run again, whatever on_abandoned says: perhaps there was nothing to follow.
+            why = f"nobody knows whether it followed {job}: the scheduler died while the store could not be written"
+            claim = Claim(entry.job.name, slot, Trigger.AFTER, State.ABANDONED, now, why)
+            await scheduler.claim([Wish(entry, claim, exclusive=True)])
+            await _account_for_what_followed(scheduler, entry.job.name, slot, now)
 
 
 def _hidden(entry: Entry, slot: datetime, trigger: Trigger, now: datetime) -> Claim:
@@ -196,6 +216,14 @@ def _may_have_begun(run: Run, job: Job, evidence: Evidence) -> bool:
     # The right to start was durable. After a reboot a missing file proves nothing (it may not have
     # reached the disk), nor does it for a job whose output is discarded.
     return not evidence.same_boot or not evidence.traced(job)
+
+
+def _may_have_ended(run: Run, attempt: Attempt, evidence: Evidence) -> bool:
+    """Tell whether an end may have been seen, and acted on, by a worker that could not write it down."""
+    if not _may_have_begun(run, attempt.job, evidence):
+        return False
+    # What still lives has not ended, and of what the supervisor holds nobody has acted on the end.
+    return not evidence.same_boot or (attempt.tag not in evidence.held and evidence.find(attempt) is None)
 
 
 def _adopt(

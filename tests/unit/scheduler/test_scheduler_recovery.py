@@ -267,7 +267,32 @@ async def test_what_may_have_followed_in_a_blind_time_does_not_follow_again(
     for follower in ("then", "last"):
         rows = await rig.store.history(job=follower)
         assert {run.state for run in rows} == {State.ABANDONED}
-        assert len(rows) == (1 if when is AfterWhen.SUCCESS else 3)
+        assert len(rows) == 3
+        assert all(run.error for run in rows)
+
+
+async def test_what_may_have_followed_a_run_that_ended_unseen_in_a_blind_time_has_a_row(scene: Scene) -> None:
+    number = await scene.leave(State.RUNNING, started=PROCESS)
+    then = make_job("then", None, after=After("job"))
+    scene.facts["began"] = lambda run, attempt: True
+    scene.facts["same_boot"] = False
+    scheduler = scene.rig.scheduler
+    await scheduler.load({"job": scene.job, "then": then})
+    evidence = Evidence(
+        adopt=lambda attempt, process, at: pytest.fail("it is gone"),
+        output_path=lambda run, attempt: None,
+        **scene.facts,
+    )
+    await recover(scheduler, evidence, START)
+    scheduler.begin()
+    await follow_up(scheduler)
+    await settle()
+    run = await scene.rig.store.get_run(number)
+    assert run is not None
+    assert run.state is State.ABANDONED
+    [row] = await scene.rig.store.history(job="then")
+    assert (row.slot, row.state) == (START + MINUTE, State.ABANDONED)
+    assert "nobody knows" in (row.error or "")
 
 
 async def test_a_chain_broken_by_a_crash_is_taken_up_once(rig: Rig) -> None:
