@@ -46,7 +46,7 @@ class Peers:
         if not self._names:
             return True
         turn = int(slot.timestamp()) // TURN_SECONDS
-        return self._names[crc32(f"{turn}/{job}".encode()) % len(self._names)] == self._me
+        return self._names[(turn + crc32(job.encode())) % len(self._names)] == self._me
 
     def takes(self, number: int) -> bool:
         """Tell whether this instance is the first to take ticket *number*: each by its capacity."""
