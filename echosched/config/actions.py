@@ -159,17 +159,8 @@ def _http(value: Any, place: str, key: str, problems: v.Problems) -> HttpAction 
     if not isinstance(table, dict):
         problems.add_value(place, key, value, "must be a URL, or a table with a url")
         return None
-    read: dict[str, Any] = {}
     before = len(problems.lines)
-    for name, content in table.items():
-        reader = _HTTP_KEYS.get(name)
-        if reader is None:
-            problems.unknown(place, key, name, _HTTP_KEYS)
-            continue
-        try:
-            read[name] = reader(content)
-        except ValueError as error:
-            problems.add_value(place, f"{key}.{name}", content, str(error))
+    read = problems.read(place, key, table, _HTTP_KEYS)
     if "url" not in table:
         problems.add(place, f"{key}.url", "missing")
     if "body" in table and "json" in table:

@@ -65,16 +65,7 @@ def read_cluster(table: Any, place: str, problems: v.Problems) -> Cluster | None
         problems.add_value(place, "cluster", table, "must be a table")
         return None
     before = len(problems.lines)
-    found: dict[str, Any] = {}
-    for name, content in table.items():
-        reader = CLUSTER_KEYS.get(name)
-        if reader is None:
-            problems.unknown(place, "cluster", name, CLUSTER_KEYS)
-            continue
-        try:
-            found[name] = reader(content)
-        except ValueError as error:
-            problems.add_value(place, f"cluster.{name}", content, str(error))
+    found = problems.read(place, "cluster", table, CLUSTER_KEYS)
     if "dsn" not in table:
         problems.add(place, "cluster.dsn", f"missing (the database that all hosts share, such as {EXAMPLE})")
     if "instance" not in table:

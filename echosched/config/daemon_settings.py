@@ -107,18 +107,7 @@ _DEFAULTS: dict[str, object] = {
 
 def read_daemon_table(table: Mapping[str, Any], place: str, problems: Problems) -> DaemonConfig:
     """Validate a ``[daemon]`` table; what is wrong goes to *problems* and the default stands in for it."""
-    readers = _readers()
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        reader = readers.get(key)
-        if reader is None:
-            problems.unknown(place, "daemon", key, readers)
-            continue
-        try:
-            values[key] = reader(value)
-        except ValueError as error:
-            problems.add_value(place, f"daemon.{key}", value, str(error))
-    return DaemonConfig(**values)
+    return DaemonConfig(**problems.read(place, "daemon", table, _readers()))
 
 
 def read_daemon_settings(paths: Paths, *, environ: Mapping[str, str] | None = None) -> DaemonConfig:
@@ -164,11 +153,6 @@ def _readers() -> dict[str, Reader]:
             raise ValueError('must be 2s or more, or "0" for none')
         return found or None
 
-    def directory(value: Any) -> str:
-        if not v.line(value).startswith("/"):
-            raise ValueError("must be an absolute path")
-        return str(value)
-
     return {
         "tick": tick,
         "grace": v.duration,
@@ -179,8 +163,8 @@ def _readers() -> dict[str, Reader]:
         "user": v.line,
         "group": v.line,
         "umask": v.umask,
-        "working_directory": directory,
-        "chroot": directory,
+        "working_directory": v.absolute,
+        "chroot": v.absolute,
         "core_dumps": v.boolean,
         "control_group": v.line,
         "crontabs": _crontabs,

@@ -104,10 +104,7 @@ class JobReader:
         for key in ACTION_KEYS:
             if key in table:
                 self.problems.add(place, f"defaults.{key}", "what a job does cannot be a default")
-        parsed = self._values(
-            {k: x for k, x in table.items() if k not in ACTION_KEYS}, place, "defaults", JOB_KEYS
-        )
-        return _over(inherited, parsed)
+        return _over(inherited, self._values(table, place, "defaults"))
 
     def job(
         self,
@@ -131,7 +128,7 @@ class JobReader:
         if not isinstance(table, dict):
             self.problems.add_value(place, key, table, "must be a table")
             return None
-        own = self._values({k: x for k, x in table.items() if k not in ACTION_KEYS}, place, key, JOB_KEYS)
+        own = self._values(table, place, key)
         values = _over(defaults, own)
         if action is None:
             action = self._action(table, own, values, place, key)
@@ -168,20 +165,10 @@ class JobReader:
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────
 
-    def _values(
-        self, table: Mapping[str, Any], place: str, key: str, readers: Mapping[str, v.Reader]
-    ) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for name, content in table.items():
-            reader = readers.get(name)
-            if reader is None:
-                self.problems.unknown(place, key, name, (*readers, *ACTION_KEYS))
-                continue
-            try:
-                values[name] = reader(content)
-            except ValueError as error:
-                self.problems.add_value(place, f"{key}.{name}", content, str(error))
-        return values
+    def _values(self, table: Mapping[str, Any], place: str, key: str) -> dict[str, Any]:
+        """Return the parsed keys of a job, without those that say what it does."""
+        rest = {name: content for name, content in table.items() if name not in ACTION_KEYS}
+        return self.problems.read(place, key, rest, JOB_KEYS, (*JOB_KEYS, *ACTION_KEYS))
 
     def _action(
         self,

@@ -27,24 +27,12 @@ RETENTION_KEYS: dict[str, v.Reader] = {
 }
 
 
-def _absolute(value: Any) -> str:
-    if not v.line(value).startswith("/"):
-        raise ValueError("must be an absolute path")
-    return str(value)
-
-
 WEB_KEYS: dict[str, v.Reader] = {
     "host": v.line,
     "port": v.integer(0, 65535),
-    "key_file": _absolute,
+    "key_file": v.absolute,
     "allowed_hosts": v.strings,
 }
-
-
-def _dsn(value: Any) -> str:
-    if not v.line(value).startswith(("postgresql://", "postgres://", "${")) and "=" not in value:
-        raise ValueError('must be a PostgreSQL address such as "postgresql://user@host/database"')
-    return str(value)
 
 
 def addresses(value: Any) -> tuple[str, ...]:
@@ -147,14 +135,4 @@ def _read(
     if not isinstance(table, Mapping):
         problems.add_value(place, key, table, "must be a table")
         return {}
-    values: dict[str, Any] = {}
-    for name, content in table.items():
-        reader = readers.get(name)
-        if reader is None:
-            problems.unknown(place, key, name, readers)
-            continue
-        try:
-            values[name] = reader(content)
-        except ValueError as error:
-            problems.add_value(place, f"{key}.{name}", content, str(error))
-    return values
+    return problems.read(place, key, table, readers)

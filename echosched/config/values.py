@@ -51,6 +51,31 @@ class Problems:
         """Note a problem with the *key* of a job, where *source* is the job's own idea of its place."""
         self.add(f"{source}.{key}", "", f"{shown(value)}: {reason}")
 
+    def read(
+        self,
+        place: str,
+        key: str,
+        table: Mapping[str, Any],
+        readers: Mapping[str, Reader],
+        known: Iterable[str] | None = None,
+    ) -> dict[str, Any]:
+        """Return what *readers* make of the values of *table*; what is wrong or unknown is noted and left out.
+
+        *key* is the table's own, dotted. *known* are the names that an unknown one may have meant; without it
+        those of *readers*.
+        """
+        values: dict[str, Any] = {}
+        for name, content in table.items():
+            reader = readers.get(name)
+            if reader is None:
+                self.unknown(place, key, name, readers if known is None else known)
+                continue
+            try:
+                values[name] = reader(content)
+            except ValueError as error:
+                self.add_value(place, f"{key}.{name}", content, str(error))
+        return values
+
     def unknown(self, place: str, key: str, name: str, known: Iterable[str], what: str = "key") -> None:
         """Note an unknown *name* with the nearest known one."""
         bare = name if _BARE_KEY.fullmatch(name) is not None else shown(name)
@@ -113,6 +138,13 @@ def line(value: Any) -> str:
     """Read a string that stays on one line."""
     if "\n" in text(value) or "\r" in value:
         raise ValueError("must be a single line")
+    return str(value)
+
+
+def absolute(value: Any) -> str:
+    """Read the path of a file or directory that begins at the root."""
+    if not line(value).startswith("/"):
+        raise ValueError("must be an absolute path")
     return str(value)
 
 
