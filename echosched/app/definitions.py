@@ -13,9 +13,9 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any, Literal, TypedDict
 
-from echosched.config.actions import ACTION_KEYS, ACTION_OPTIONS
+from echosched.config.actions import ACTION_KEYS
 from echosched.config.checks import check_after, check_groups
-from echosched.config.job_keys import PROCESS_KEYS
+from echosched.config.job_keys import KINDS_OF
 from echosched.config.jobs import JobReader, Links
 from echosched.config.values import Problems, duration, nearest
 from echosched.errors import ConfigError, UsageError
@@ -119,7 +119,7 @@ class Definitions:
         if isinstance(action, CallableAction):
             problems += [
                 f"{place}: job.{name}.{key}: means nothing for a function, which runs in this program"
-                for key in (*ACTION_KEYS, *ACTION_OPTIONS, *PROCESS_KEYS)
+                for key in (*ACTION_KEYS, *KINDS_OF)
                 if key in table
             ]
         if problems:

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from echosched.config.actions import BUILTINS_IN_A_PROCESS
 from echosched.executor.options import Program
 from echosched.model import Attempt, BuiltinAction, Job, Trigger
 from echosched.version import __version__
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from echosched.app.worker import Worker
     from echosched.builtin import Retention
     from echosched.protocols import Schedule
-
-IN_A_PROCESS = frozenset({"brief", "report"})
 
 _CHUNK = 500
 
@@ -54,7 +53,7 @@ class Surroundings:
 async def program_of(worker: Worker, attempt: Attempt) -> Program | None:
     """Return the program that carries out a built-in job, ``None`` for one that runs in the worker."""
     action = attempt.job.action
-    if not isinstance(action, BuiltinAction) or action.name not in IN_A_PROCESS:
+    if not isinstance(action, BuiltinAction) or action.name not in BUILTINS_IN_A_PROCESS:
         return None
     if worker.config.cluster is not None or worker.store.reason is not None:
         return None  # the file is not the whole truth: that lies elsewhere, or in the worker's memory

@@ -11,8 +11,9 @@ from echosched.model import Action, BuiltinAction, CommandAction, HttpAction, Py
 
 ACTION_KEYS = ("command", "http", "python", "builtin")
 BUILTINS = ("brief", "report", "selfheal", "retention")
+BUILTINS_IN_A_PROCESS = ("brief", "report")  # where the others run, the worker is
 
-# Keys of a job that mean something only to some of the actions.
+# Keys of a job that mean something only to some of the actions (and :data:`job_keys.KINDS_OF`).
 ACTION_OPTIONS: dict[str, tuple[str, ...]] = {
     "args": ("command", "python"),
     "stdin": ("command",),

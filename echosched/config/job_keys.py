@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from echosched.config import values as v
-from echosched.config.actions import http_url
+from echosched.config.actions import ACTION_OPTIONS, BUILTINS_IN_A_PROCESS, http_url
 from echosched.errors import ScheduleError
 from echosched.model import After, AfterWhen, Catchup, Dst, OnAbandoned, Overlap
 from echosched.schedule import parse_after
@@ -171,3 +171,19 @@ OTHER_KEYS: dict[str, v.Reader] = {
 }
 
 JOB_KEYS: dict[str, v.Reader] = {**OTHER_KEYS, **POLICY_KEYS, **PROCESS_KEYS}
+
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    **ACTION_OPTIONS,
+    **dict.fromkeys(PROCESS_KEYS, ("command", "python")),
+}
+"""The kinds of action that a key is for; a key that is not here is for all of them."""
+
+
+def idle_keys(kind: str, value: Any) -> tuple[str, ...]:
+    """Return the keys that would change nothing about a job with *kind* = *value*."""
+    idle = [key for key, kinds in KINDS_OF.items() if kind not in kinds]
+    if kind == "builtin" and value in BUILTINS_IN_A_PROCESS:
+        idle.remove(
+            "nice"
+        )  # how eagerly they work is the operator's; with what rights and where, the daemon's
+    return tuple(idle)

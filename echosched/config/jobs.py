@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from echosched.config import values as v
-from echosched.config.actions import ACTION_KEYS, ACTION_OPTIONS, read_action
+from echosched.config.actions import ACTION_KEYS, read_action
 from echosched.config.digest import definition_of, timing_of
-from echosched.config.job_keys import JOB_KEYS, POLICY_KEYS, PROCESS_KEYS
+from echosched.config.job_keys import JOB_KEYS, KINDS_OF, POLICY_KEYS, PROCESS_KEYS, idle_keys
 from echosched.errors import ScheduleError
 from echosched.model import Action, After, Dst, Job, Policy, Process
 from echosched.protocols import Schedule
@@ -129,9 +129,9 @@ class JobReader:
             self.problems.add_value(place, key, table, "must be a table")
             return None
         own = self._values(table, place, key)
-        values = _over(defaults, own)
+        values: Mapping[str, Any] = _over(defaults, own)
         if action is None:
-            action = self._action(table, own, values, place, key)
+            action, values = self._action(table, own, values, place, key)
         self._check_account(values, table, place, key)
         texts: tuple[str, ...] = values.get("schedule", ())
         after: After | None = values.get("after")
@@ -177,24 +177,28 @@ class JobReader:
         values: Mapping[str, Any],
         place: str,
         key: str,
-    ) -> Action | None:
+    ) -> tuple[Action | None, Mapping[str, Any]]:
+        """Return what the job does, and of its *values* those that mean something to that.
+
+        A key of its *own* that does not is refused. One of ``[defaults]`` is for the other jobs, and is left out:
+        nothing is looked up, warned of or compared that has no effect.
+        """
         kinds = [kind for kind in ACTION_KEYS if kind in table]
         if not kinds:
             self.problems.add(place, key, "does nothing: give it a command, http, python or builtin")
-            return None
+            return None, values
         if len(kinds) > 1:
             self.problems.add(place, key, f"does two things, {' and '.join(kinds)}: make it one, or two jobs")
-            return None
+            return None, values
         kind = kinds[0]
-        for name, kinds_with in ACTION_OPTIONS.items():
-            if name in own and kind not in kinds_with:
-                self.problems.add(place, f"{key}.{name}", f"means nothing for a job with {kind}")
-        options = {
-            name: values[name]
-            for name, kinds_with in ACTION_OPTIONS.items()
-            if name in values and kind in kinds_with
-        }
-        return read_action(kind, table[kind], options, place, key, self.problems)
+        idle = idle_keys(kind, table[kind])
+        for name in idle:
+            if name in own:
+                whose = f"it is for jobs with {' or '.join(KINDS_OF[name])}"
+                reason = f"means nothing for a job with {kind} ({whose}: remove it)"
+                self.problems.add(place, f"{key}.{name}", reason)
+        used = {name: value for name, value in values.items() if name not in idle}
+        return read_action(kind, table[kind], used, place, key, self.problems), used
 
     def _schedule(
         self,

@@ -441,7 +441,10 @@ JOB = '[job.x]\nschedule = "@daily"\n'
         ),
         (JOB + 'command="a\\u0000b"', "job.x.command: must not hold a NUL character"),
         (JOB + "command='a'\ncomand='b'", 'job.x.comand: unknown key (did you mean "command"?)'),
-        (JOB + "builtin='brief'\nstdin='x'", "job.x.stdin: means nothing for a job with builtin"),
+        (
+            JOB + "builtin='brief'\nstdin='x'",
+            "job.x.stdin: means nothing for a job with builtin (it is for jobs with command: remove it)",
+        ),
         (
             JOB + "command='a'\noverlap='skipp'",
             'job.x.overlap: "skipp": must be one of skip, queue, queue_all, replace, allow (did you mean "skip"?)',
