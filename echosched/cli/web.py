@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from echosched.cli.session import count_of, paths_of
@@ -10,15 +12,60 @@ from echosched.errors import EchoschedError, UsageError
 
 if TYPE_CHECKING:
     from echosched.config.paths import Paths
+    from echosched.daemon.beat import Beat
+    from echosched.daemon.presence import Presence
     from echosched.web.settings import WebSettings
 
 
 def web(arguments: dict[str, Any]) -> int:
     """Serve until a signal ends it."""
+    paths = paths_of(arguments)
+    asyncio.run(_alone(settings_of(paths, arguments["--host"], port_of(arguments)), paths))
+    return 0
+
+
+async def _alone(settings: WebSettings, paths: Paths) -> None:
+    """Serve without a supervisor, and be seen all the same by ``service status`` and ``service stop``.
+
+    Only once it listens: a server that cannot have its address leaves no trace of a life.
+    """
     from echosched.web.server import serve
 
-    asyncio.run(serve(settings_of(paths_of(arguments), arguments["--host"], port_of(arguments)), _announce))
-    return 0
+    with contextlib.ExitStack() as life:
+
+        def ready(_: object) -> None:
+            presence = _present(paths)
+            if presence is not None:
+                life.enter_context(presence)
+                _beat_on(presence.beat)
+                presence.ready()
+
+        await serve(settings, _announce, ready=ready)
+
+
+def _present(paths: Paths) -> Presence | None:
+    """Return this server's presence; ``None``, with a line that says why, where it can have none."""
+    from echosched.app.daemon import web_settings
+    from echosched.daemon.lock import read_pid
+    from echosched.daemon.presence import Presence
+
+    settings = web_settings(paths)
+    settings.mode = "foreground"
+    try:
+        presence = Presence.take(settings)
+        if presence is not None:
+            return presence
+        pid = read_pid(settings.paths.pidfile)
+        why = f"it shows another one{f', pid {pid}' if pid else ''}"
+    except OSError as error:
+        why = f"{error.filename or settings.paths.pidfile}: {error.strerror}"
+    print(f"echoschedd: web: service status will not show this server: {why}", file=sys.stderr, flush=True)
+    return None
+
+
+def _beat_on(beat: Beat) -> None:
+    beat.beat()
+    asyncio.get_running_loop().call_later(beat.interval_seconds, _beat_on, beat)
 
 
 def _announce(line: str) -> None:
@@ -73,10 +120,6 @@ async def _supervised(link: Any, settings: WebSettings) -> None:
     stop, go = asyncio.Event(), asyncio.Event()
     beat = Beat(link.beat_path)
 
-    def beat_on() -> None:
-        beat.beat()
-        loop.call_later(beat.interval_seconds, beat_on)
-
     def listen() -> None:
         for message in link.receive():
             if message.op in ("stop", "eof"):
@@ -95,7 +138,7 @@ async def _supervised(link: Any, settings: WebSettings) -> None:
     if link.standby:
         link.ready("standing by")
         await go.wait()
-    beat_on()
+    _beat_on(beat)
 
     def announce(line: str) -> None:
         # This goes to a file: the key itself is told at the terminal, by whoever started us.

@@ -23,6 +23,8 @@ HANDLED = frozenset(
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGQUIT", "SIGRTMIN")
     if hasattr(signal, name)
 )
+# Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
+KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
 
 
 def command(*arguments: str) -> list[str]:

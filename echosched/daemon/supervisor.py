@@ -21,6 +21,7 @@ from echosched.daemon import children as children_
 from echosched.daemon import handover, logfiles, proc, readiness, worker
 from echosched.daemon.backoff import Backoff
 from echosched.daemon.beat import Beat, interval_for
+from echosched.daemon.handover import KEEP_JOBS_SIGNAL
 from echosched.daemon.housekeeping import Housekeeping
 from echosched.daemon.lock import HeldLocks
 from echosched.daemon.losses import Losses
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 CROWD_SECONDS = 0.005
-# Stop, but leave running jobs alone: how `restart --keep-jobs` asks, without needing the worker.
-KEEP_JOBS_SIGNAL = signal.SIGRTMIN if hasattr(signal, "SIGRTMIN") else signal.SIGQUIT
 
 
 class Supervisor:
