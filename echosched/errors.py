@@ -8,6 +8,10 @@ Exit codes follow LSB for the verbs that control the daemon and ``sysexits.h`` f
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 EX_OK = 0
 EX_ERROR = 1
 EX_USAGE = 2
@@ -96,6 +100,15 @@ class NotFound(EchoschedError):
     """No such job or run."""
 
     code = "not_found"
+
+
+def no_such_job(name: str, known: Iterable[str]) -> NotFound:
+    """Return the error that *name* is not among the jobs *known*, with the nearest of them."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1)
+    hint = f"did you mean {near[0]}?" if near else "echoschedd jobs lists them"
+    return NotFound(f"job {name}: there is no such job ({hint})")
 
 
 class Conflict(EchoschedError):

@@ -1,19 +1,22 @@
-"""``jobs``, ``next``, ``pause``, ``resume``."""
+"""``jobs``, ``next``, ``pause``, ``resume``.
+
+The first two only look, and answer without a daemon too: what is configured, and when it would come due.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from echosched.cli import render
-from echosched.cli.session import client_of, count_of
+from echosched.cli.session import client_of, count_of, paths_of
 from echosched.clock import SystemClock, parse_rfc3339
-from echosched.errors import UsageError
+from echosched.errors import NotRunning, UsageError
 
 
 def jobs(arguments: dict[str, Any]) -> int:
     """Show all jobs with their state and next slot."""
-    with client_of(arguments) as client:
-        rows = client.call("jobs", details=False)
+    rows = _look(arguments, "jobs", details=False)
     if arguments["--json"]:
         render.print_json(rows)
         return 0
@@ -40,6 +43,22 @@ def jobs(arguments: dict[str, Any]) -> int:
     return 0
 
 
+def _look(arguments: dict[str, Any], op: str, **query: Any) -> Any:
+    """Ask the daemon, or where none runs what lies there; stderr says so then."""
+    try:
+        with client_of(arguments) as client:
+            return client.call(op, **query)
+    except NotRunning:
+        import asyncio
+
+        from echosched.web.offline import Records
+
+        found = asyncio.run(Records(paths_of(arguments), coming=True).call(op, query))
+        shown = "this is what is configured, and when it would come due"
+        print(f"echoschedd: no daemon runs: {shown} (echoschedd start)", file=sys.stderr)
+        return found
+
+
 def _state(row: dict[str, Any]) -> str:
     if row.get("parked"):
         return "parked"
@@ -60,8 +79,7 @@ def next(arguments: dict[str, Any]) -> int:
             raise UsageError("next: --from goes with --schedule (simulate shows any period of all jobs)")
         if arguments["--dst"] != "once" or arguments["--timezone"] != "UTC":
             raise UsageError("next: --timezone and --dst go with --schedule (a job has its own)")
-        with client_of(arguments) as client:
-            slots = client.call("next", job=arguments["<job>"], n=count)
+        slots = _look(arguments, "next", job=arguments["<job>"], n=count)
     show_slots(slots, arguments, distance=arguments["--from"] is None)
     return 0
 

@@ -14,9 +14,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from echosched.cli import render
-from echosched.cli.session import client_of, count_of, no_such_job, paths_of, run_number, seconds_of
+from echosched.cli.session import client_of, count_of, paths_of, run_number, seconds_of
 from echosched.clock import SystemClock, rfc3339
-from echosched.errors import NotRunning, Unreachable, UsageError
+from echosched.errors import NotRunning, Unreachable, UsageError, no_such_job
 from echosched.model import State
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from echosched.cli import render
-from echosched.cli.session import no_such_job, paths_of
+from echosched.cli.session import paths_of
 from echosched.clock import EPOCH, SystemClock, parse_rfc3339, rfc3339
-from echosched.errors import UsageError
+from echosched.errors import UsageError, no_such_job
 from echosched.model import Dst
 
 if TYPE_CHECKING:

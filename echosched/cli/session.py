@@ -7,12 +7,10 @@ from echosched.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from echosched.config.paths import Paths
     from echosched.control.client import ControlClient
-    from echosched.errors import NotFound
 
 
 def paths_of(arguments: dict[str, Any]) -> Paths:
@@ -49,16 +47,6 @@ def count_of(option: str, text: str, *, least: int = 0) -> int:
     if int(text) < least:
         raise UsageError(f"{option}: {int(text)} shows nothing (at least {least})")
     return int(text)
-
-
-def no_such_job(name: str, names: Iterable[str]) -> NotFound:
-    """Return the error that *name* is not among the jobs *names*, with the nearest."""
-    import difflib
-
-    from echosched.errors import NotFound
-
-    near = difflib.get_close_matches(name, list(names), 1)
-    return NotFound(f"job {name}: there is no such job" + (f" (did you mean {near[0]}?)" if near else ""))
 
 
 def run_number(text: str) -> int:

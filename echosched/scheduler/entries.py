@@ -48,6 +48,20 @@ class Entry:
         self.slot: datetime | None = None
         self.schedule: Schedule | None = None
 
+    @classmethod
+    def admitted(cls, job: Job, record: JobRecord | None, now: datetime) -> Entry:
+        """Return the entry of a job that is taken into force, with what the store remembers of it."""
+        entry = cls(job, record, now)
+        if record is not None:
+            rescheduled = record.timing != job.timing
+            if rescheduled or (job.enabled and not record.enabled):
+                # Catch-up must not reach before this moment.
+                entry.cursor_at = now
+            if rescheduled:
+                entry.anchor_at = None
+        entry.adopt_schedule(now)
+        return entry
+
     @property
     def waits(self) -> bool:
         """Tell whether slots of this job come due at all."""

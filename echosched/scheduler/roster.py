@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from echosched import events
-from echosched.errors import NotFound
+from echosched.errors import no_such_job
 from echosched.model import Job, JobRecord
 from echosched.protocols import Clock, Store
 from echosched.scheduler.entries import Entry
@@ -96,16 +96,7 @@ class Roster:
         self.heap.fill(armed)
 
     def _admit(self, job: Job, record: JobRecord | None, now: datetime) -> Entry:
-        entry = Entry(job, record, now)
-        if record is not None:
-            rescheduled = record.timing != job.timing
-            if rescheduled or (job.enabled and not record.enabled):
-                # Catch-up must not reach before this moment.
-                entry.cursor_at = now
-            if rescheduled:
-                entry.anchor_at = None
-        entry.adopt_schedule(now)
-        self.entries[job.name] = entry
+        entry = self.entries[job.name] = Entry.admitted(job, record, now)
         return entry
 
     # ── due slots ─────────────────────────────────────────────────────────────────────────────
@@ -190,11 +181,7 @@ class Roster:
         try:
             return self.entries[name]
         except KeyError:
-            import difflib
-
-            near = difflib.get_close_matches(name, self.entries, 1)
-            hint = f"did you mean {near[0]}?" if near else "echoschedd jobs lists them"
-            raise NotFound(f"job {name}: there is no such job ({hint})") from None
+            raise no_such_job(name, self.entries) from None
 
     def park(self, entry: Entry, reason: str) -> None:
         """Set one broken job aside and tell; the others go on."""

@@ -2,24 +2,29 @@
 
 A scheduler that died in the night is when an operator most wants to know what ran last and why it
 failed. The operations that only read are therefore the worker's own (:class:`Operations`), here over a
-scheduler that stands still: jobs without a next slot, no live runs. Nothing is ever written.
+scheduler that stands still: jobs without a next slot (unless one asks what would come), no live runs. Nothing is
+ever written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from echosched.clock import SystemClock
-from echosched.errors import ConfigError, Conflict, ExecutionError, NotFound, NotRunning, StoreError
-from echosched.model import Job, ProcessIdentity
+from echosched.errors import ConfigError, Conflict, ExecutionError, NotRunning, StoreError, no_such_job
+from echosched.model import Job, JobRecord, ProcessIdentity, Run
 from echosched.protocols import Clock
 from echosched.web.stored import opened
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from echosched.config.paths import Paths
     from echosched.config.settings import Config
     from echosched.operations import Operations
@@ -48,11 +53,16 @@ _NOT_RUNNING = "scheduler: not running (press Start, or run: echoschedd start)"
 
 
 class Records:
-    """Answers reading operations for the instance at *paths*."""
+    """Answers reading operations for the instance at *paths*.
 
-    def __init__(self, paths: Paths, clock: Clock | None = None) -> None:
+    With *coming* jobs have the slots that would come due if a scheduler ran, which take no records to know: without
+    them nothing is paused and nothing ever ran.
+    """
+
+    def __init__(self, paths: Paths, clock: Clock | None = None, *, coming: bool = False) -> None:
         self._paths = paths
         self._clock = clock or SystemClock()
+        self._coming = coming
         self._config: tuple[float, Config] | None = None
 
     async def call(self, op: str, args: dict[str, Any]) -> Any:
@@ -63,7 +73,7 @@ class Records:
             config = await self._configured()
         except ConfigError as error:
             raise NotRunning(f"{_NOT_RUNNING}; its configuration is wrong: {error.problems[0]}") from None
-        async with self._opened() as store:
+        async with self._opened(config) as store:
             redact = await _redactor(config, store, int(args["run"])) if op == "output" else str
             operations = await self._operations(config, store, redact)
             return await operations.find(op)(**args)
@@ -77,7 +87,10 @@ class Records:
         return self._config[1]
 
     @contextlib.asynccontextmanager
-    async def _opened(self) -> AsyncIterator[SqliteStore]:
+    async def _opened(self, config: Config) -> AsyncIterator[SqliteStore]:
+        if self._coming and (config.cluster is not None or not os.path.exists(self._paths.db)):
+            yield cast(Any, _NoRecords())
+            return
         try:
             async with opened(self._paths.db) as store:
                 yield store
@@ -92,18 +105,28 @@ class Records:
 
         now = self._clock.now()
         records = await store.load_jobs()
-        # Entries without a schedule in force: nothing comes due, so nothing is announced.
-        entries = {name: Entry(job, records.get(name), now) for name, job in config.jobs.items()}
+        # Unless asked for, entries without a schedule in force: nothing comes due, so nothing is announced.
+        admit = Entry.admitted if self._coming else Entry
+        entries = {name: admit(job, records.get(name), now) for name, job in config.jobs.items()}
+        armed = []
+        for each in entries.values():
+            if each.waits and each.schedule is not None:
+                each.slot = each.schedule.next_after(now)
+            if each.slot is not None:
+                armed.append((each.job.name, each.slot))
+
+        def soonest(n: int) -> list[tuple[str, datetime]]:
+            return heapq.nsmallest(n, armed, key=lambda pair: pair[1])
 
         def entry(name: str) -> Entry:
             if name not in entries:
-                raise NotFound(f"job {name}: there is no such job")
+                raise no_such_job(name, entries)
             return entries[name]
 
         standing_still = SimpleNamespace(
             store=store,
             clock=self._clock,
-            roster=SimpleNamespace(entries=entries, entry=entry, next_slots=lambda n: []),
+            roster=SimpleNamespace(entries=entries, entry=entry, next_slots=soonest),
             runs=SimpleNamespace(live={}, running=list),
         )
         return Operations(
@@ -116,6 +139,22 @@ class Records:
 
     def _output_path(self, run: int, attempt: int) -> str:
         return f"{self._paths.runs}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
+
+
+class _NoRecords:
+    """The store of an instance that has none yet, or has it elsewhere."""
+
+    async def load_jobs(self) -> dict[str, JobRecord]:
+        """Return no records."""
+        return {}
+
+    async def get_run(self, run: int) -> Run | None:
+        """Return no run."""
+        return None
+
+    async def history(self, **_query: Any) -> list[Run]:
+        """Return no runs."""
+        return []
 
 
 async def _redactor(config: Config, store: SqliteStore, run: int) -> Callable[[str], str]:
