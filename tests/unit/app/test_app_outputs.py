@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -54,3 +56,43 @@ def test_answers_that_a_dead_worker_left_are_swept_and_no_others(tmp_path: Path)
     left = sorted(path.name for path in tmp_path.rglob("*.answer"))
     assert left == ["7.1.log.answer", "8.1.log.answer"]
     assert len(list(tmp_path.rglob("*.log"))) == 4
+
+
+def _takes_the_flag(directory: Path) -> bool:
+    """Tell whether the filesystem knows chattr's T (ext4 does)."""
+    if shutil.which("chattr") is None:
+        return False
+    return subprocess.run(["chattr", "+T", str(directory)], capture_output=True).returncode == 0
+
+
+def test_directories_of_outputs_lie_apart_and_obey_the_umask(tmp_path: Path) -> None:
+    runs, other = tmp_path / "lib" / "runs", tmp_path / "other"
+    other.mkdir()
+    outputs = Outputs(str(runs))
+    before = os.umask(0o027)
+    try:
+        for run in (7, 8, 1_234):
+            Path(outputs.prepare(run, 1)).touch()
+    finally:
+        os.umask(before)
+    assert sorted(path.name for path in runs.iterdir()) == ["000", "001"], "nothing half made is left"
+    assert {path.stat().st_mode & 0o777 for path in runs.iterdir()} == {0o750}
+    if _takes_the_flag(other):
+        flags = subprocess.run(["lsattr", "-d", str(runs)], capture_output=True, text=True, check=True).stdout
+        assert "T" in flags.split()[0]
+
+
+def test_a_directory_that_another_worker_made_meanwhile_is_used(tmp_path: Path, monkeypatch: object) -> None:
+    mine, theirs = Outputs(str(tmp_path)), Outputs(str(tmp_path))
+    Path(theirs.prepare(7, 1)).write_text("theirs")
+    real = os.path.isdir
+    seen: list[str] = []
+
+    def late(path: str) -> bool:
+        seen.append(path)
+        return len(seen) > 1 and real(path)  # it came between the look and the rename
+
+    monkeypatch.setattr(os.path, "isdir", late)  # type: ignore[attr-defined]
+    Path(mine.prepare(8, 1)).touch()
+    assert sorted(path.name for path in (tmp_path / "000").iterdir()) == ["7.1.log", "8.1.log"]
+    assert [path.name for path in tmp_path.iterdir()] == ["000"]
