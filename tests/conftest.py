@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +58,23 @@ def database(postgres: PostgresServer) -> Iterator[str]:
     """Return the address of a new, empty database, with password, over TCP."""
     with postgres.database() as name:
         yield postgres.dsn(name)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Return a function that mounts something on a directory (takes root); all of it is gone afterwards."""
+    points: list[Path] = []
+
+    def mount(*arguments: str) -> Path:
+        point = tmp_path / f"m{len(points)}"
+        point.mkdir()
+        done = subprocess.run(["mount", *arguments, str(point)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting does not work here: {done.stderr.strip()}")
+        points.append(point)
+        return point
+
+    yield mount
+    for point in points:
+        while os.path.ismount(point):
+            subprocess.run(["umount", "--lazy", str(point)], check=True)

@@ -192,19 +192,15 @@ def _since(text: str) -> str:
 
 
 async def _stored_history(paths: Paths, query: dict[str, Any]) -> list[dict[str, Any]]:
-    from echosched.clock import parse_rfc3339
-    from echosched.store.sqlite import SqliteStore
+    """Return the rows that lie in the store, which no daemon has open."""
+    from echosched.web.stored import StoredReads
 
-    async with _read_only(SqliteStore(paths.db, read_only=True)) as store:
-        runs = await store.history(
-            job=query["job"],
-            states=[State(state) for state in query["states"]],
-            since=None if query["since"] is None else parse_rfc3339(query["since"]),
-            limit=query["n"],
-        )
-        if query["job"] is not None and not runs and not await store.history(job=query["job"], limit=1):
-            _must_be_configured(paths, query["job"])
-    return [found.as_dict() for found in runs]
+    async def ask(op: str, **args: Any) -> Any:
+        if op != "job":
+            raise NotRunning(f"{op}: no daemon runs")
+        _must_be_configured(paths, args["job"])
+
+    return await StoredReads(paths.db, ask).history(**query)
 
 
 def _must_be_configured(paths: Paths, job: str) -> None:
@@ -218,15 +214,6 @@ def _must_be_configured(paths: Paths, job: str) -> None:
         return
     if job not in names:
         raise no_such_job(job, names)
-
-
-@contextlib.asynccontextmanager
-async def _read_only(store: Any) -> Any:
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def output(arguments: dict[str, Any]) -> int:

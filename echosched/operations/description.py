@@ -61,6 +61,15 @@ def recent_runs(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def run_details(run: Run, before: Sequence[Run]) -> dict[str, Any]:
+    """Return what one run's own row has beside that of a list; *before* are succeeded runs of its job."""
+    return {
+        "attempts": [dict(attempt) for attempt in run.attempts],
+        "pid": None if run.process is None or run.state.is_outcome else run.process.pid,
+        "usual_duration_seconds": usual_duration(before),
+    }
+
+
 def usual_duration(runs: Sequence[Run]) -> float | None:
     """Return the median duration in seconds of the succeeded ones among *runs*, ``None`` without any."""
     durations = sorted(

@@ -15,7 +15,7 @@ from echosched.errors import NotFound, UsageError
 from echosched.model import Run, State, Trigger
 from echosched.operations.arguments import bounded, optional_instant, state_named, whole_number
 from echosched.operations.cluster import ClusterOperations, Membership
-from echosched.operations.description import RECENT, describe, recent_runs, usual_duration
+from echosched.operations.description import RECENT, describe, recent_runs, run_details
 from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
 from echosched.operations.slots import MAX_SLOTS, slot_row, slots_of
 from echosched.operations.views import MAX_ROWS, Views, live_row
@@ -217,12 +217,8 @@ class Operations(Views, ClusterOperations):
     async def run(self, run: int) -> dict[str, Any]:
         """Return one run with its earlier attempts."""
         found = await self._find_run(run)
-        row = self._row(found)
-        row["attempts"] = [dict(attempt) for attempt in found.attempts]
-        row["pid"] = None if found.process is None or found.state.is_outcome else found.process.pid
-        recent = await self._scheduler.store.history(job=found.job, states=[State.SUCCEEDED], limit=RECENT)
-        row["usual_duration_seconds"] = usual_duration(recent)
-        return row
+        before = await self._scheduler.store.history(job=found.job, states=[State.SUCCEEDED], limit=RECENT)
+        return {**self._row(found), **run_details(found, before)}
 
     async def _find_run(self, run: int) -> Run:
         found = await self._scheduler.store.get_run(whole_number("run", run))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from echosched.clock import from_micros, parse_rfc3339, rfc3339
 from echosched.errors import NotFound, NotRunning, Unreachable
 from echosched.model import Run, State
-from echosched.operations.description import RECENT, recent_runs, usual_duration
+from echosched.operations.description import RECENT, recent_runs, run_details
 from echosched.protocols import Facts
 
 if TYPE_CHECKING:
@@ -86,10 +86,7 @@ class StoredReads:
                 raise NotFound(f"run {run}: there is no such run (echoschedd history lists them)")
             before = await store.history(job=found.job, states=[State.SUCCEEDED], limit=RECENT)
         [row] = await self._rows([found])
-        row["attempts"] = [dict(attempt) for attempt in found.attempts]
-        row["pid"] = None if found.process is None or found.state.is_outcome else found.process.pid
-        row["usual_duration_seconds"] = usual_duration(before)
-        return row
+        return {**row, **run_details(found, before)}
 
     async def timeline(self, start: str, end: str) -> Facts:
         """Return the runs that were queued between *start* and *end*, and the slots to come in that time."""

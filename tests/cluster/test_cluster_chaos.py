@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,14 @@ def fifty_a_second() -> dict[str, Task]:
     jobs |= {f"long{n}": Task(f"{n}-59/5 * * * * *", "sleep 3") for n in range(5)}
     jobs |= {"quick30": Task("* * * * * *")}
     return jobs
+
+
+def four_hosts(make_fleet: MakeFleet, **options: Any) -> Fleet:
+    """Return four hosts that have begun with these jobs."""
+    fleet = make_fleet(4, **options)
+    fleet.furnish(fifty_a_second(), repeatable=[f"again{n}" for n in range(8)])
+    fleet.start()
+    return fleet
 
 
 Step = tuple[float, str, Callable[[], None]]
@@ -56,9 +65,7 @@ def judge(fleet: Fleet, *, kills: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_four_hosts_lose_nothing_and_double_nothing_whatever_happens(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(4, heartbeat="1s", lease="4s", seed=1)
-    fleet.furnish(fifty_a_second(), repeatable=[f"again{n}" for n in range(8)])
-    fleet.start()
+    fleet = four_hosts(make_fleet, heartbeat="1s", lease="4s", seed=1)
     first, second, third, fourth = fleet.hosts
     steps: list[Step] = [
         (2.0, "host-1 sleeps", second.pause),
@@ -82,9 +89,7 @@ def test_four_hosts_lose_nothing_and_double_nothing_whatever_happens(make_fleet:
 @pytest.mark.deep
 @pytest.mark.timeout(600)
 def test_four_hosts_lose_nothing_in_a_minute_with_a_pause_of_twenty_seconds(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(4, heartbeat="2s", lease="7s", seed=2)
-    fleet.furnish(fifty_a_second(), repeatable=[f"again{n}" for n in range(8)])
-    fleet.start()
+    fleet = four_hosts(make_fleet, heartbeat="2s", lease="7s", seed=2)
     first, second, third, fourth = fleet.hosts
     steps: list[Step] = [
         (5.0, "host-1 sleeps for 20 s", second.pause),

@@ -15,34 +15,10 @@ from echosched.scheduler.cluster import ClusterScheduler
 from echosched.scheduler.recovery import follow_up
 from echosched.store.postgres_cluster import ClusterStore, Myself
 from echosched.testing import RecordingSink
+from tests.scripted import ScriptedExecution
 
 DEADLINE = 30.0
 _pids = itertools.count(1000)
-
-
-class Attempted:
-    """An attempt that runs until the test ends it, or ends at once with *result*."""
-
-    def __init__(self, attempt: Attempt, started_at: datetime, result: Result | None) -> None:
-        self.attempt = attempt
-        self.started_at = started_at
-        self.process = ProcessIdentity(next(_pids), 1)
-        self._result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        if result is not None:
-            self._result.set_result(result)
-
-    def end(self, state: State = State.SUCCEEDED, exit_code: int | None = 0) -> None:
-        self._result.set_result(Result(state, exit_code))
-
-    async def wait(self) -> Result:
-        return await self._result
-
-    def cancel(self, reason: str, *, state: State, kill_after: timedelta) -> None:
-        if not self._result.done():
-            self._result.set_result(Result(state, error=reason))
-
-    def settle(self) -> None:
-        return None
 
 
 class Instance:
@@ -63,7 +39,7 @@ class Instance:
         self.name = name
         self.clock = SharedClock()
         self.sink = RecordingSink()
-        self.attempts: list[Attempted] = []
+        self.attempts: list[ScriptedExecution] = []
         self.script: Callable[[Attempt], Result | None] = lambda attempt: Result(State.SUCCEEDED, 0)
         myself = Myself(name, home or name, "here", 1, "1.0", lease, labels)
         self.store = ClusterStore(dsn, myself, schema=schema, connect_seconds=2.0)
@@ -76,9 +52,11 @@ class Instance:
             max_concurrent=capacity,
         )
 
-    async def start(self, attempt: Attempt) -> Attempted:
+    async def start(self, attempt: Attempt) -> ScriptedExecution:
         """Begin an attempt; the executor's part."""
-        attempted = Attempted(attempt, self.clock.now(), self.script(attempt))
+        attempted = ScriptedExecution(
+            attempt, self.clock.now(), self.script(attempt), ProcessIdentity(next(_pids), 1)
+        )
         self.attempts.append(attempted)
         return attempted
 
@@ -112,7 +90,7 @@ class Instance:
         """Return the numbers of the runs that began here."""
         return [attempted.attempt.run for attempted in self.attempts]
 
-    def attempt_of(self, run: int) -> Attempted:
+    def attempt_of(self, run: int) -> ScriptedExecution:
         """Return the latest attempt of a run that began here."""
         return next(one for one in reversed(self.attempts) if one.attempt.run == run)
 

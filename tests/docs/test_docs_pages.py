@@ -63,28 +63,11 @@ def shell(directory: Path, tmp_path: Path, request: pytest.FixtureRequest) -> It
     shell = pages.Shell(directory, environ)
     yield shell
     shell.close()
-    for config in directory.glob("*/echosched.toml"):  # homes of several hosts
-        subprocess.run(
-            [sys.executable, "-m", "echosched.cli", "stop", "--force", "--home", config.parent],
-            env=environ,
-            timeout=90,
-            check=False,
-            stdout=subprocess.DEVNULL,
-        )
-    subprocess.run(
-        [sys.executable, "-m", "echosched.cli", "service", "stop"],
-        env=environ,
-        timeout=90,
-        check=False,
-        stdout=subprocess.DEVNULL,
-    )
-    subprocess.run(
-        [sys.executable, "-m", "echosched.cli", "stop", "--force"],
-        env=environ,
-        timeout=90,
-        check=False,
-        stdout=subprocess.DEVNULL,
-    )
+    homes = [config.parent for config in directory.glob("*/echosched.toml")]  # of several hosts
+    stops = [["stop", "--force", "--home", str(home)] for home in homes]
+    for words in (*stops, ["service", "stop"], ["stop", "--force"]):
+        command = [sys.executable, "-m", "echosched.cli", *words]
+        subprocess.run(command, env=environ, timeout=90, check=False, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.timeout(600)

@@ -251,19 +251,7 @@ class Container:
         if not leader:
             return Completed(-1, "", "the container is not up")
         variables = Path(f"/proc/{leader}/environ").read_text().split("\0")
-        argv = [
-            "nsenter",
-            "--target",
-            str(leader),
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--root",
-            "--wd",
-        ]
-        argv += _ids(leader)
+        argv = [*_entering(leader), *_ids(leader)]
         return finish(
             [*argv, "env", "-i", *filter(None, variables), "sh", "-c", script], check=check, timeout=timeout
         )
@@ -292,6 +280,11 @@ class Container:
                 os.kill(int(child), signal.SIGKILL)
             self.process.kill()
         self.process.wait()
+
+
+def _entering(pid: int) -> list[str]:
+    """Return the command that runs another one where the process *pid* is."""
+    return ["nsenter", "--target", str(pid), *"--mount --uts --ipc --net --pid --root --wd".split()]
 
 
 def _ids(pid: int) -> list[str]:
@@ -353,19 +346,7 @@ class Machine:
         leader = self.leader
         if not leader:
             return Completed(-1, "", "the machine is not up")
-        argv = [
-            "nsenter",
-            "--target",
-            str(leader),
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--root",
-            "--wd",
-        ]
-        return finish([*argv, "/bin/sh", "-c", script], check=check, timeout=timeout, text=text)
+        return finish([*_entering(leader), "/bin/sh", "-c", script], check=check, timeout=timeout, text=text)
 
     def code(self, script: str) -> int:
         """Return the exit code of a shell script in the machine."""

@@ -114,26 +114,6 @@ async def all_is_there(path, claimed, ended=()):
 
 
 @pytest.fixture
-def mounted(tmp_path):
-    """Return a function that mounts something on a directory; all of it is gone afterwards."""
-    points = []
-
-    def mount(*arguments) -> Path:
-        point = tmp_path / f"mount{len(points)}"
-        point.mkdir()
-        done = subprocess.run(["mount", *arguments, str(point)], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"mounting does not work here: {done.stderr.strip()}")
-        points.append(point)
-        return point
-
-    yield mount
-    for point in points:
-        while os.path.ismount(point):
-            subprocess.run(["umount", "--lazy", str(point)], check=True)
-
-
-@pytest.fixture
 def ext4(tmp_path, mounted):
     image = tmp_path / "disk.img"
     with open(image, "wb") as file:

@@ -15,22 +15,14 @@ import pytest
 from echosched.errors import ScheduleError
 from echosched.schedule import parse_schedule
 
+from .slots import upcoming
+
 DEEP = os.environ.get("ECHOSCHED_DEEP") == "1"
 ANALYZE = shutil.which("systemd-analyze")
 
 
 def slots(text: str, start: str, count: int, timezone: str = "UTC") -> list[str]:
-    schedule = parse_schedule(text, timezone)
-    moment = datetime.fromisoformat(start).replace(tzinfo=UTC)
-    found = []
-    for _ in range(count):
-        following = schedule.next_after(moment)
-        if following is None:
-            break
-        assert following > moment
-        found.append(following.isoformat()[:-6].replace("T", " ").removesuffix(":00"))
-        moment = following
-    return found
+    return upcoming(parse_schedule(text, timezone), datetime.fromisoformat(start).replace(tzinfo=UTC), count)
 
 
 @pytest.mark.parametrize(

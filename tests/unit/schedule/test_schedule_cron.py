@@ -11,21 +11,15 @@ import pytest
 from echosched.errors import ScheduleError
 from echosched.schedule import parse_schedule
 
+from .slots import upcoming
+
 
 def slots(text: str, start: str, count: int, timezone: str = "UTC", **options: str) -> list[str]:
     """Return the next wall-clock slots after *start* (wall clock), as ``2026-03-01 00:00`` or with seconds."""
     zone = ZoneInfo(timezone)
     schedule = parse_schedule(text, timezone, **options)  # type: ignore[arg-type]
     moment = datetime.fromisoformat(start).replace(tzinfo=zone).astimezone(UTC)
-    found = []
-    for _ in range(count):
-        following = schedule.next_after(moment)
-        if following is None:
-            break
-        assert following > moment
-        found.append(following.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00"))
-        moment = following
-    return found
+    return upcoming(schedule, moment, count, zone)
 
 
 @pytest.mark.parametrize(

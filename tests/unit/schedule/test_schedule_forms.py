@@ -20,19 +20,9 @@ from echosched.schedule import (
 from echosched.schedule.durations import duration_micros
 from echosched.schedule.spread import stable_hash
 
+from .slots import upcoming
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def texts(schedule: object, start: datetime, count: int) -> list[str]:
-    found, moment = [], start
-    for _ in range(count):
-        following = schedule.next_after(moment)  # type: ignore[attr-defined]
-        if following is None:
-            break
-        assert following > moment
-        found.append(following.isoformat()[:-6].replace("T", " ").removesuffix(":00"))
-        moment = following
-    return found
 
 
 class TestDurations:
@@ -85,16 +75,16 @@ class TestDurations:
 class TestIntervals:
     def test_from_extends_both_ways(self) -> None:
         schedule = parse_schedule("every 90s from 2026-01-01T00:00Z")
-        assert texts(schedule, START, 2) == ["2026-01-01 00:01:30", "2026-01-01 00:03"]
-        assert texts(schedule, START - timedelta(seconds=100), 2) == [
+        assert upcoming(schedule, START, 2) == ["2026-01-01 00:01:30", "2026-01-01 00:03"]
+        assert upcoming(schedule, START - timedelta(seconds=100), 2) == [
             "2025-12-31 23:58:30",
             "2026-01-01 00:00",
         ]
 
     def test_the_epoch_is_the_anchor_unless_one_is_given(self) -> None:
-        assert texts(parse_schedule("@every 6h"), START, 2) == ["2026-01-01 06:00", "2026-01-01 12:00"]
+        assert upcoming(parse_schedule("@every 6h"), START, 2) == ["2026-01-01 06:00", "2026-01-01 12:00"]
         anchored = parse_schedule("every 6h", anchor=START + timedelta(minutes=7))
-        assert texts(anchored, START, 2) == ["2026-01-01 00:07", "2026-01-01 06:07"]
+        assert upcoming(anchored, START, 2) == ["2026-01-01 00:07", "2026-01-01 06:07"]
         assert not anchored.needs_anchor
 
     def test_an_anchor_is_learned_once(self) -> None:
@@ -102,7 +92,7 @@ class TestIntervals:
         assert schedule.needs_anchor
         learned = schedule.with_anchor(START + timedelta(minutes=3))
         assert not learned.needs_anchor
-        assert texts(learned, START, 1) == ["2026-01-01 00:03"]
+        assert upcoming(learned, START, 1) == ["2026-01-01 00:03"]
         assert learned.with_anchor(START) is learned
         fixed = parse_schedule("every 6h from 2026-01-01T00:00Z")
         assert not fixed.needs_anchor
@@ -124,7 +114,7 @@ class TestIntervals:
 
     def test_from_may_be_in_a_zone_of_its_own(self) -> None:
         schedule = parse_schedule("every 1d from 2026-01-01T08:00 Asia/Tokyo")
-        assert texts(schedule, START, 1) == ["2026-01-01 23:00"]
+        assert upcoming(schedule, START, 1) == ["2026-01-01 23:00"]
 
     @pytest.mark.parametrize(
         ("text", "part"),
@@ -159,7 +149,7 @@ class TestInstants:
         ],
     )
     def test_an_instant_fires_once(self, text: str, expected: str) -> None:
-        assert texts(parse_schedule(text, "America/New_York"), START, 5) == [expected]
+        assert upcoming(parse_schedule(text, "America/New_York"), START, 5) == [expected]
 
     @pytest.mark.parametrize(
         "text",
@@ -187,7 +177,7 @@ class TestStarts:
 class TestUnions:
     def test_a_list_is_the_union(self) -> None:
         schedule = parse_schedule(["0 8 * * *", "30 7 * * *", "0 8 1 * *", "@boot"])
-        assert texts(schedule, START, 3) == ["2026-01-01 07:30", "2026-01-01 08:00", "2026-01-02 07:30"]
+        assert upcoming(schedule, START, 3) == ["2026-01-01 07:30", "2026-01-01 08:00", "2026-01-02 07:30"]
         assert schedule.on_start == {"boot"}
         assert schedule.text == "0 8 * * *; 30 7 * * *; 0 8 1 * *; @boot"
 
@@ -196,14 +186,14 @@ class TestUnions:
 
     def test_an_exhausted_part_leaves_the_others(self) -> None:
         schedule = parse_schedule(["at 2025-01-01", "at 2027-01-01"])
-        assert texts(schedule, START, 3) == ["2027-01-01 00:00"]
+        assert upcoming(schedule, START, 3) == ["2027-01-01 00:00"]
 
     def test_anchors_reach_the_parts(self) -> None:
         schedule = parse_schedule(["every 6h", "0 8 * * *"])
         assert schedule.needs_anchor
         learned = schedule.with_anchor(START + timedelta(minutes=1))
         assert not learned.needs_anchor
-        assert texts(learned, START, 3) == ["2026-01-01 00:01", "2026-01-01 06:01", "2026-01-01 08:00"]
+        assert upcoming(learned, START, 3) == ["2026-01-01 00:01", "2026-01-01 06:01", "2026-01-01 08:00"]
 
     @pytest.mark.parametrize("texts", [[], [5], ["0 8 * * *", None], {"a": 1}, 7, None])
     def test_anything_but_texts_is_refused(self, texts: object) -> None:
@@ -218,15 +208,15 @@ class TestUnions:
 class TestExceptions:
     def test_dates_ranges_and_yearly_days(self) -> None:
         schedule = parse_schedule("0 8 * * *", except_=["2026-01-02..2026-01-04", "01-06", "2026-01-08"])
-        days = [slot[8:10] for slot in texts(schedule, START, 6)]
+        days = [slot[8:10] for slot in upcoming(schedule, START, 6)]
         assert days == ["01", "05", "07", "09", "10", "11"]
-        assert [slot[:10] for slot in texts(schedule, datetime(2027, 1, 5, 12, tzinfo=UTC), 1)] == [
+        assert [slot[:10] for slot in upcoming(schedule, datetime(2027, 1, 5, 12, tzinfo=UTC), 1)] == [
             "2027-01-07"
         ]
 
     def test_weekdays_are_left_out_whole(self) -> None:
         schedule = parse_schedule("0 */12 * * *", except_="Sat,Sun")
-        assert [slot[8:13] for slot in texts(schedule, datetime(2026, 1, 2, tzinfo=UTC), 3)] == [
+        assert [slot[8:13] for slot in upcoming(schedule, datetime(2026, 1, 2, tzinfo=UTC), 3)] == [
             "02 12",
             "05 00",
             "05 12",
@@ -234,33 +224,33 @@ class TestExceptions:
 
     def test_a_cron_expression_covers_its_minutes(self) -> None:
         schedule = parse_schedule("every 7m from 2026-01-01T00:00:13Z", except_=["* 1-22 * * *"])
-        found = texts(schedule, START, 12)
+        found = upcoming(schedule, START, 12)
         assert found[8] == "2026-01-01 00:56:13"
         assert found[9] == "2026-01-01 23:06:13"
 
     def test_a_seconds_field_covers_its_seconds(self) -> None:
         schedule = parse_schedule("every 500ms", except_=["0-58 * * * * *"])
-        assert texts(schedule, START, 3) == [
+        assert upcoming(schedule, START, 3) == [
             "2026-01-01 00:00:59", "2026-01-01 00:00:59.500000", "2026-01-01 00:01:59",
         ]  # fmt: skip
 
     def test_an_interval_covers_instants_only(self) -> None:
         schedule = parse_schedule("every 1s", except_=["every 2s"])
-        assert texts(schedule, START, 2) == ["2026-01-01 00:00:01", "2026-01-01 00:00:03"]
+        assert upcoming(schedule, START, 2) == ["2026-01-01 00:00:01", "2026-01-01 00:00:03"]
 
     def test_days_are_those_of_the_schedules_zone(self) -> None:
         schedule = parse_schedule("every 1h", "Asia/Tokyo", except_=["2026-01-02"])
-        found = texts(schedule, datetime(2026, 1, 1, 13, tzinfo=UTC), 2)
+        found = upcoming(schedule, datetime(2026, 1, 1, 13, tzinfo=UTC), 2)
         assert found == ["2026-01-01 14:00", "2026-01-02 15:00"]
 
     def test_the_clock_may_shift_inside_what_is_left_out(self) -> None:
         # 01:00–01:59 is left out; Berlin then jumps to 03:00, which is not.
         schedule = parse_schedule("every 10m", "Europe/Berlin", except_=["* 1 * * *"])
-        assert texts(schedule, datetime(2026, 3, 29, 0, 5, tzinfo=UTC), 1) == ["2026-03-29 01:00"]
+        assert upcoming(schedule, datetime(2026, 3, 29, 0, 5, tzinfo=UTC), 1) == ["2026-03-29 01:00"]
 
     def test_long_exceptions_are_jumped_over_not_walked(self) -> None:
         schedule = parse_schedule("every 1s", except_=["* * * 1-11 *", "* 0-22 * * *"])
-        assert texts(schedule, START, 1) == ["2026-12-01 23:00"]
+        assert upcoming(schedule, START, 1) == ["2026-12-01 23:00"]
 
     def test_nothing_left_is_an_error(self) -> None:
         for text, exceptions in (
@@ -283,7 +273,7 @@ class TestExceptions:
         assert schedule.on_start == {"boot"}
         assert schedule.needs_anchor
         learned = schedule.with_anchor(START + timedelta(minutes=5))
-        assert texts(learned, datetime(2026, 1, 2, 23, tzinfo=UTC), 2) == [
+        assert upcoming(learned, datetime(2026, 1, 2, 23, tzinfo=UTC), 2) == [
             "2026-01-02 23:05",
             "2026-01-05 00:05",
         ]
@@ -350,8 +340,8 @@ class TestForms:
         assert len(str(caught.value)) < 500
 
     def test_a_prefix_decides(self) -> None:
-        assert texts(parse_schedule("calendar Mon 08:00"), START, 1) == ["2026-01-05 08:00"]
-        assert texts(parse_schedule("CRON 0 8 * * 1"), START, 1) == ["2026-01-05 08:00"]
+        assert upcoming(parse_schedule("calendar Mon 08:00"), START, 1) == ["2026-01-05 08:00"]
+        assert upcoming(parse_schedule("CRON 0 8 * * 1"), START, 1) == ["2026-01-05 08:00"]
         with pytest.raises(ScheduleError):
             parse_schedule("calendar 0 8 * * 1")
         with pytest.raises(ScheduleError):

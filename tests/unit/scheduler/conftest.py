@@ -11,40 +11,13 @@ from typing import Any
 import pytest
 
 from echosched.errors import ExecutionError
-from echosched.model import Attempt, CommandAction, Job, Policy, ProcessIdentity, Result, State
+from echosched.model import Attempt, CommandAction, Job, Policy, Result, State
 from echosched.schedule import parse_schedule
 from echosched.scheduler import Scheduler
 from echosched.testing import FakeClock, MemoryStore, RecordingSink
+from tests.scripted import ScriptedExecution
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-class ScriptedExecution:
-    """An attempt that ends when told to; *ends* with a result at once if one is given."""
-
-    def __init__(self, attempt: Attempt, started_at: datetime, result: Result | None) -> None:
-        self.attempt = attempt
-        self.started_at = started_at
-        self.process: ProcessIdentity | None = None
-        self.settled = False
-        self.cancelled: str | None = None
-        self._result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        if result is not None:
-            self._result.set_result(result)
-
-    def end(self, state: State = State.SUCCEEDED, exit_code: int | None = 0) -> None:
-        self._result.set_result(Result(state, exit_code))
-
-    async def wait(self) -> Result:
-        return await self._result
-
-    def cancel(self, reason: str, *, state: State, kill_after: timedelta) -> None:
-        self.cancelled = reason
-        if not self._result.done():
-            self._result.set_result(Result(state, error=reason))
-
-    def settle(self) -> None:
-        self.settled = True
 
 
 class ScriptedExecutor:

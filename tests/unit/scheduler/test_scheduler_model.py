@@ -38,8 +38,9 @@ from echosched.model import (
 from echosched.scheduler import Scheduler, runs
 from echosched.scheduler.recovery import Evidence, follow_up, recover
 from echosched.testing import FakeClock, MemoryStore
+from tests.scripted import ScriptedExecution
 
-from .conftest import START, ScriptedExecution, make_job
+from .conftest import START, make_job
 
 MONTHS_24 = timedelta(days=730)
 

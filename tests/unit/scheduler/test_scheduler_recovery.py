@@ -22,8 +22,9 @@ from echosched.model import (
     Trigger,
 )
 from echosched.scheduler.recovery import Evidence, account_for_blind_time, follow_up, recover
+from tests.scripted import ScriptedExecution
 
-from .conftest import START, Rig, ScriptedExecution, make_job, settle
+from .conftest import START, Rig, make_job, settle
 
 MINUTE = timedelta(minutes=1)
 PROCESS = ProcessIdentity(4711, 99)
