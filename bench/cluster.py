@@ -1,7 +1,7 @@
 """Many hosts: what peers lose and double, what one run costs, how late it starts, and where it ends.
 
     python bench/cluster.py peers [--jobs 20] [--seconds 40] [PEER …]
-    python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15] [--spread]
+    python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15] [--spread] [--output]
     python bench/cluster.py store [--batches 1,10,100]
     python bench/cluster.py idle [--instances 1,2,4,8] [--seconds 20]
 
@@ -152,13 +152,13 @@ def daemons(peer: Peer) -> list[int]:
     return found
 
 
-def rate(instances: int, per_second: int, seconds: float, spread: bool) -> dict[str, Any]:
+def rate(instances: int, per_second: int, options: argparse.Namespace) -> dict[str, Any]:
     """Run *per_second* jobs a second on *instances*; return lag and costs."""
     with workshop() as directory:
         mark = build(directory, "mark", MARK_C)
-        kind = type(
-            "Fleet", (Echosched,), {"hosts": instances, "offsets": tuple(offsets(per_second, spread))}
-        )
+        seconds = options.seconds
+        due = tuple(offsets(per_second, options.spread))
+        kind = type("Fleet", (Echosched,), {"hosts": instances, "offsets": due, "output": options.output})
         peer = kind(directory, mark, per_second, seconds)
         try:
             peer.prepare()
@@ -238,7 +238,7 @@ def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
     for instances in options.instances:
         for per_second in options.rates:
-            row = rate(instances, per_second, options.seconds, options.spread)
+            row = rate(instances, per_second, options)
             rows.append(row)
             print(
                 f"| {instances} | {per_second} | {row['per_second']:.0f} | {row['lag_p50_ms']:.0f} ms | "
@@ -374,6 +374,7 @@ def main() -> None:
     two.add_argument("--rates", type=numbers, default=[50, 100, 200])
     two.add_argument("--seconds", type=float, default=15.0)
     two.add_argument("--spread", action="store_true", help="due one after another, not all at each second")
+    two.add_argument("--output", action="store_true", help="what jobs print is kept, as by default")
     three = parts.add_parser("store")
     three.add_argument("--batches", type=numbers, default=[1, 10, 100])
     three.add_argument("--seconds", type=float, default=8.0)

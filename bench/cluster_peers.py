@@ -165,6 +165,7 @@ class Echosched(Peer):
     name = "echosched, 2 instances"
     schedule = "* * * * * *"
     offsets: tuple[float, ...] = ()  # of each job within the second, where they are not due together
+    output = False  # whether what jobs print is kept, as it is by default
 
     def prepare(self) -> None:
         self.server = postgres()
@@ -173,7 +174,8 @@ class Echosched(Peer):
             home.mkdir()
             dsn = self.server.local("bench")
             text = f'[cluster]\ndsn = """{dsn}"""\ninstance = "host{host}"\n'
-            text += '[daemon]\ntick = "0"\n[defaults]\ncatchup = "all"\noverlap = "allow"\noutput = false\n'
+            text += '[daemon]\ntick = "0"\n[defaults]\ncatchup = "all"\noverlap = "allow"\n'
+            text += f"output = {str(self.output).lower()}\n"
             for n in range(self.jobs):
                 schedule = self.schedule
                 if self.offsets and self.offsets[n]:

@@ -2,10 +2,12 @@
 
 Every instance computes slots. What it does not do is decide: whether a slot is free, whether it runs, waits or is
 skipped is decided by the database, for all, in the transaction that accounts for it
-(:mod:`echosched.store.postgres_turns`). The run is then taken by whichever instance has room, and there it is a run
-like any other (:mod:`echosched.scheduler.runs`)::
+(:mod:`echosched.store.postgres_turns`). Whoever has it decided takes the run along if it waits for nobody, mostly a
+moment before its slot (:mod:`echosched.scheduler.placing`); another run is taken by whichever instance has room, and
+here or there it is a run like any other (:mod:`echosched.scheduler.runs`)::
 
-    timer ─► misfire ─► place (overlap decided there) ─► ticket ─► taken by one ─► executor ─► finish ─► next ticket
+    timer ─► misfire ─► place (overlap decided there) ─► held until its slot ────► executor ─► finish ─► next ticket
+                           └──────► ticket ─► taken by one, also when given back ────┘
 
 The pure deciders are the same as on one machine.
 """
@@ -15,30 +17,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from echosched import events
-from echosched.clock import SharedClock
+from echosched.clock import SharedClock, from_micros
 from echosched.errors import Conflict
 from echosched.model import Claim, Ended, Job, Result, Run, State, Trigger
 from echosched.scheduler.contact import Contact
 from echosched.scheduler.core import Scheduler
-from echosched.scheduler.entries import LiveRun
+from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Wish
 from echosched.scheduler.peers import Peers
-from echosched.scheduler.placing import ClusterJudge, Placing, queue_for
+from echosched.scheduler.placing import AHEAD_SECONDS, GATHER_SECONDS, ClusterJudge, Placing, queue_for
 from echosched.scheduler.recovery import follow_up, stranger
 from echosched.scheduler.sweeper import Sweeper
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
 from echosched.store.postgres_tickets import TicketWorker
-from echosched.store.postgres_turns import queue_of
+from echosched.store.postgres_turns import Held, Order, Placement, queue_of
 from echosched.timer import call_later
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.25
 """How often a run on another host is looked at by whoever waits for it."""
+
+PAUSED = "its job was paused before it came"
 
 REFRESH_SECONDS = 0.2
 """Several changes that arrive together are read at once."""
@@ -63,9 +67,10 @@ class ClusterScheduler(Scheduler):
         on_degraded: Callable[[datetime | None], None] = lambda since: None,
         **rest: Any,
     ) -> None:
-        super().__init__(store=store, clock=clock, **rest)
+        super().__init__(store=store, clock=clock, ahead=AHEAD_SECONDS, **rest)
         self._judge = ClusterJudge(self.roster, self.runs)
         self.runs.on_retry = self._again
+        self.runs.may_begin = self._may_begin
         self.name = store.myself.name
         self._labels = frozenset(store.myself.labels)
         self._queues: set[str] = set()
@@ -74,6 +79,8 @@ class ClusterScheduler(Scheduler):
         self.peers = Peers(self.name)
         self.placing = Placing(self, self.peers)
         self._begun = _Begun()
+        self._withdrawn: dict[tuple[int, int], Held] = {}  # to be given back
+        self._retaken: set[tuple[int, int]] = set()  # of those, what came here again before that was known
         self._sweeper = Sweeper(self)
         self.contact = Contact(
             store,
@@ -90,7 +97,7 @@ class ClusterScheduler(Scheduler):
         self.worker = TicketWorker(
             store.link,
             take=self._take,
-            room=self._room,
+            room=self.room,
             first=self.peers.takes,
             start=self._start,
             hear=self._hear,
@@ -126,6 +133,7 @@ class ClusterScheduler(Scheduler):
         await self.worker.stop()
         await super().quiesce()
         await self.placing.rest()
+        await self._give_back_all()
 
     async def leave(self, *, gone: bool) -> None:
         """Beat no more. With *gone* nothing is left running here, and nobody has to wait for the lease."""
@@ -149,7 +157,7 @@ class ClusterScheduler(Scheduler):
         """Return the runs that an earlier worker of this instance left; those of others are theirs."""
         runs = await self.store.own_runs()
         for run in runs:
-            self._begun.add(run)
+            self._begun.add(run.run, run.attempt)
         return runs
 
     async def start_lost(self) -> None:
@@ -177,9 +185,48 @@ class ClusterScheduler(Scheduler):
 
     # ── slots ─────────────────────────────────────────────────────────────────────────────────
 
+    async def _fire(self, most: int) -> bool:
+        # With what comes up now goes what comes up a moment later: a transaction for many slots costs as one for one.
+        now, heap = self.clock.now().timestamp(), self.roster.heap
+        first = heap.first()
+        if first is not None and first <= now:
+            for _, entry in heap.pop_due(now + GATHER_SECONDS, most):
+                heap.push(entry, now)
+        return await super()._fire(most)
+
     async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
         """Have the wishes decided by the database; whoever has room takes their runs."""
         return await self.placing.claim(wishes)
+
+    async def ask(self, orders: Sequence[Order]) -> Placement:
+        """Have *orders* decided by the database; its clock is looked at by the way."""
+        before = self.clock.boot()
+        placement = await self.store.place(orders)
+        if placement.now is not None:
+            self.contact.compare(placement.now, before, self.clock.boot())
+        return placement
+
+    def offers(self, labels: Iterable[str]) -> bool:
+        """Tell whether this instance has *labels*."""
+        return self._labels.issuperset(labels)
+
+    def hold(self, live: LiveRun, until: float) -> None:
+        """Keep a run that was taken with its slot until that comes (epoch seconds); start it if it has."""
+        if not self._begun.add(live.run, live.attempt):
+            return  # the rows told of it first
+        self.contact.taken += 1
+        self._hold(live, until)
+        if live.entry.paused:
+            self._judge.take_back(live.entry, PAUSED)
+
+    def _hold(self, live: LiveRun, until: float) -> None:
+        if until <= self.clock.now().timestamp():
+            self.runs.enlist(live)
+            self.runs.pump()
+            return
+        self.runs.hold(live, until)
+        if self._wakeup is not None:
+            self._wakeup.arm(self._next_alarm())
 
     def on_write(self, seconds: float) -> None:
         """Take note how long a transaction took."""
@@ -199,11 +246,13 @@ class ClusterScheduler(Scheduler):
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────
 
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Return how many more runs this instance may take now."""
         if not (self.runs.starting and self.contact.up) or self.contact.draining:
             return 0
         queue = self.runs.queue
-        return queue.max_concurrent - queue.placed - queue.waiting
+        coming = len(self.runs.held) + self.placing.reserved
+        return queue.max_concurrent - queue.placed - queue.waiting - coming
 
     async def _take(self, most: int) -> tuple[list[Run], bool]:
         runs, more = await self.store.take(sorted(self._queues), most, self._knows)
@@ -216,7 +265,10 @@ class ClusterScheduler(Scheduler):
 
     def _start(self, run: Run) -> None:
         """Start a run that was taken: this instance's alone from now on."""
-        if not self._begun.add(run):
+        key = run.run, run.attempt
+        if key in self._withdrawn:
+            self._retaken.add(key)
+        if not self._begun.add(*key):
             return
         entry = self.roster.entries.get(run.job) or stranger(run, self.clock.now())
         live = LiveRun(
@@ -229,8 +281,57 @@ class ClusterScheduler(Scheduler):
             armed=True,
             priority=run.priority,
         )
-        self.runs.enlist(live)
-        self.runs.pump()
+        due = 0.0
+        if run.slot is not None and run.trigger is Trigger.SCHEDULE:
+            due = self.roster.due_at(entry, run.slot)
+        self._hold(live, due)
+
+    def _may_begin(self, live: LiveRun) -> bool:
+        """Tell whether *live* is still this instance's to start; if that is not certain, it is anybody's again.
+
+        A host that was stopped, or is cut off, cannot know whether the others have given up its runs.
+        """
+        if self.contact.certain:
+            return True
+        if not self._withdrawn:
+            asyncio.get_running_loop().call_soon(lambda: self.spawn(self.give_back()))
+        self._withdraw(live)
+        return False
+
+    def _withdraw(self, live: LiveRun) -> None:
+        due = self.held_until(live)
+        self.runs.withdraw(live)
+        self._withdrawn[live.run, live.attempt] = Held(live.run, live.attempt, due)
+
+    def held_until(self, live: LiveRun) -> datetime | None:
+        """Return when the slot of *live* comes, its jitter counted in; ``None`` if it has come."""
+        if live.slot is None or live.trigger is not Trigger.SCHEDULE:
+            return None
+        due = datetime.fromtimestamp(self.roster.due_at(live.entry, live.slot), UTC)
+        return due if due > self.clock.now() else None
+
+    async def give_back(self) -> None:
+        """Let others start what was taken here and may not, or shall not, begin here."""
+        while self._withdrawn and self.contact.up:
+            batch = dict(self._withdrawn)
+            try:
+                await self.store.give_back(list(batch.values()))
+            except OUTSIDE as error:
+                log.debug("runs are given back when the database is: %s", error)
+                return
+            for key in batch:
+                if key in self._retaken:
+                    self._retaken.discard(key)  # taken between the commit and its answer: once more
+                else:
+                    del self._withdrawn[key]
+                    self._begun.forget(*key)
+
+    async def _give_back_all(self) -> None:
+        """Give back whatever was taken and has not begun."""
+        for live in list(self.runs.live.values()):
+            if not (live.placed or live.over or live.running or live.cancelled):
+                self._withdraw(live)
+        await self.give_back()
 
     def _again(self, live: LiveRun, delay: float) -> None:
         # Its next attempt is a ticket, for anybody. Procrastinate's workers would see it when they next poll.
@@ -284,13 +385,19 @@ class ClusterScheduler(Scheduler):
             case {"op": "cancel", "runs": [*runs], "reason": str(reason)}:
                 self.cancel_here((run, reason) for run in runs)
             case {"op": "jobs", "by": by} if by != self.name:
+                self._pause_now(message.get("paused") or ())
                 self._refresh_soon(message.get("names"))
+            case {"op": "later", "micros": int(micros)}:
+                wait = (from_micros(micros) - self.clock.now()).total_seconds()
+                call_later(self.clock, min(max(wait, 0.0), 60.0) + 0.001, self.worker.wake)
             case {"op": "definitions", "names": [*names]} if not self._own_queues.keys().isdisjoint(names):
                 self._queues.update(name for name in names if name in self._own_queues)
                 self.worker.wake()
             case {"op": "drain", "instance": self.name, "draining": bool(draining)}:
                 self.contact.draining = draining
                 self.worker.wake()
+                if draining:
+                    self.spawn(self._give_back_all())
             case {"op": "joined", "by": by} if by != self.name:
                 self.contact.hurry()
             case {"op": "missed"}:
@@ -304,6 +411,19 @@ class ClusterScheduler(Scheduler):
             live = self.runs.live.get(run)
             if live is not None:
                 self.runs.cancel_live(live, State.CANCELLED, reason)
+
+    def _pause_now(self, names: Iterable[str]) -> None:
+        """Start nothing more of jobs that another instance has paused, also where their slots were claimed already."""
+        for name in names:
+            entry = self.roster.entries.get(name)
+            if entry is not None and not entry.paused:
+                self._set_paused(entry, paused=True)
+
+    def _set_paused(self, entry: Entry, *, paused: bool) -> None:
+        entry.paused = paused
+        if paused:
+            self._judge.take_back(entry, PAUSED)
+        self.roster.arm(entry)
 
     def _refresh_soon(self, names: list[str] | None) -> None:
         if self._refreshing is None:
@@ -331,8 +451,7 @@ class ClusterScheduler(Scheduler):
             entry.last_run = record.last_run
             entry.cursor_at = record.cursor_at if anew else max(entry.cursor_at, record.cursor_at)
             if entry.paused != record.paused:
-                entry.paused = record.paused
-                self.roster.arm(entry)
+                self._set_paused(entry, paused=record.paused)
         await self._look_for_queues()
         self._wake()
 
@@ -344,6 +463,7 @@ class ClusterScheduler(Scheduler):
         self._wake()
         self.worker.wake()
         await self.start_lost()
+        await self.give_back()
         self.cancel_here(await self.store.cancelled())
         self.spawn(follow_up(self))
 
@@ -377,15 +497,19 @@ class _Begun:
         self._known: dict[tuple[int, int], None] = {}
         self._most = most
 
-    def add(self, run: Run) -> bool:
-        """Note that the run's present attempt begins here; tell whether that is new."""
-        key = run.run, run.attempt
+    def add(self, run: int, attempt: int) -> bool:
+        """Note that an attempt begins here; tell whether that is new."""
+        key = run, attempt
         if key in self._known:
             return False
         self._known[key] = None
         if len(self._known) > self._most:
             del self._known[next(iter(self._known))]
         return True
+
+    def forget(self, run: int, attempt: int) -> None:
+        """Let an attempt that did not begin after all be new again."""
+        self._known.pop((run, attempt), None)
 
 
 class _Lags:

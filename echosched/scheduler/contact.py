@@ -52,6 +52,8 @@ class Contact:
         self.draining = False
         self.skew_seconds = 0.0
         self.taken = 0
+        self.touched = clock.boot()
+        """When the latest beat that was answered was sent, by the boot clock: the lease has not begun before."""
         self.lags: deque[float] = deque(maxlen=200)
         self._store = store
         self._clock = clock
@@ -72,6 +74,15 @@ class Contact:
     def up(self) -> bool:
         """Tell whether the database answers."""
         return self._store.up.is_set()
+
+    @property
+    def certain(self) -> bool:
+        """Tell whether nobody can have declared this instance dead: it has been heard of lately.
+
+        With a third of the lease to spare, since a crash of the server may undo a beat. A host that was stopped is
+        not certain when it goes on.
+        """
+        return self.up and self._clock.boot() - self.touched < self._store.myself.lease_seconds * 2 / 3
 
     @property
     def lag_seconds(self) -> float | None:
@@ -128,6 +139,14 @@ class Contact:
         self._clock.look(best[1], best[2])
         self._judge_skew()
 
+    def compare(self, now: datetime, before: float, after: float) -> None:
+        """Set the clock right where it cannot be: the database's stood at *now* between two boot times."""
+        shown = self._clock.now() - timedelta(seconds=self._clock.boot() - before)
+        if shown > now:
+            self._clock.look(now, before)
+        elif shown + timedelta(seconds=after - before) < now:
+            self._clock.look(now, after)
+
     def _judge_skew(self) -> None:
         self.skew_seconds = round(self._clock.skew_seconds, 6)
         wrong = abs(self.skew_seconds) > SKEW_SECONDS
@@ -179,6 +198,7 @@ class Contact:
         if answer is None:
             await self._rejoin()  # removed by an operator while we were away, or the database was made anew
             return
+        self.touched = before
         now, self.draining, living = answer
         self._peers.see(living)
         # A slow answer says little about the time: half of how slow it was may be wrong. A crystal drifts by less

@@ -88,6 +88,8 @@ class Runs:
         self._committed.set()
         self.on_retry: Callable[[LiveRun, float], None] = self._again
         """Called after the commit of an attempt that another follows, with the seconds until then."""
+        self.may_begin: Callable[[LiveRun], bool] | None = None
+        """Asked at the last moment whether an attempt may begin; who says no looks after the run."""
         self._quiet = asyncio.Event()  # nothing runs either
         self._quiet.set()
 
@@ -166,6 +168,8 @@ class Runs:
         soon = asyncio.get_running_loop().call_soon
         if live.cancelled is not None:  # before it began
             soon(self._ended, live, Result(live.cancelled[0], error=live.cancelled[1]))
+            return
+        if self.may_begin is not None and not self.may_begin(live):
             return
         try:
             path = self._output_path(live.run, live.attempt) if live.job.policy.output else None
@@ -289,6 +293,17 @@ class Runs:
         for waiter in live.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def withdraw(self, live: LiveRun) -> None:
+        """Have no more to do with *live*, which has not begun: it waits, is held, or may not begin here."""
+        if live.handle is not None:
+            live.handle.cancel()
+            live.handle = None
+        self.queue.discard(live)
+        self.queue.release(live)
+        self.forget(live)
+        if not (self.queue.placed or self._committing):
+            self._quiet.set()
 
     def _again(self, live: LiveRun, delay: float) -> None:
         self.enlist(live, delay=delay)

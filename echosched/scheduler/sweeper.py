@@ -31,6 +31,7 @@ class Sweeper:
     async def sweep(self) -> None:
         """Sweep once."""
         scheduler, store = self._scheduler, self._scheduler.store
+        await scheduler.give_back()
         scheduler.cancel_here(await store.cancelled())
         dead = await store.dead_runs()
         if dead:
@@ -56,7 +57,7 @@ class Sweeper:
             result = Result(State.ABANDONED, error=why)
             lives.append(live)
             ends.append(Ended(run.run, run.job, run.attempt, now, result, retry_at))
-        recorded = await self._scheduler.store.finish(ends)
+        recorded = await self._scheduler.store.abandon(ends)
         for live, ended, fresh in zip(lives, ends, recorded, strict=True):
             if not fresh:
                 continue

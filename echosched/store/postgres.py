@@ -118,7 +118,22 @@ class PostgresStore:
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends in one transaction; ``False`` where the run had an outcome already or another attempt."""
-        return await self.write(lambda connection: postgres_turns.finish_turn(connection, ends))
+        return await self._finish(ends)
+
+    async def _finish(self, ends: Sequence[Ended], *, dead: bool = False) -> list[bool]:
+        # The starts of the same attempts go along, once the rows are locked in their order; others wait on.
+        wanted = {(end.run, end.attempt) for end in ends}
+        async with self._writing_starts:
+            noted = [start for start in self._starts if (start.run, start.attempt) in wanted]
+            self._starts = [start for start in self._starts if (start.run, start.attempt) not in wanted]
+        starts = {(start.run, start.attempt): start for start in reversed(noted)}  # the first word counts
+        try:
+            return await self.transact(
+                lambda connection: postgres_turns.finish_turn(connection, ends, starts, dead=dead)
+            )
+        except BaseException:
+            self.started(noted)  # nothing was written
+            raise
 
     async def set_note(self, key: str, value: str | None) -> None:
         """Keep (``None``: forget) a small value under *key*, for this instance."""
@@ -207,6 +222,10 @@ class PostgresStore:
     async def write(self, work: Work[_T]) -> _T:
         """Return what *work* answers in one transaction; the starts noted so far are written before it."""
         await self._write_starts()
+        return await self.transact(work)
+
+    async def transact(self, work: Work[_T]) -> _T:
+        """Return what *work* answers in one transaction."""
         return await self.link.transact(work)
 
     async def _write_starts(self) -> None:
@@ -217,7 +236,7 @@ class PostgresStore:
             if not starts:
                 return
             try:
-                await self.link.transact(lambda connection: postgres_writes.note_starts(connection, starts))
+                await self.transact(lambda connection: postgres_writes.note_starts(connection, starts))
             except BaseException:
                 self._starts[:0] = starts  # nothing was written
                 raise
@@ -227,4 +246,4 @@ class PostgresStore:
         if self._starts:
             with contextlib.suppress(StoreUnavailable):
                 await self.flush()
-        return await self.link.transact(work)
+        return await self.transact(work)

@@ -62,23 +62,19 @@ class ClusterStore(PostgresStore):
 
     # ── patience ──────────────────────────────────────────────────────────────────────────────
 
-    async def write(self, work: Work[_T]) -> _T:
-        """See :meth:`PostgresStore.write`; a fault is told."""
+    async def transact(self, work: Work[_T]) -> _T:
+        """See :meth:`PostgresStore.transact`; a fault is told."""
         try:
-            return await super().write(work)
+            return await super().transact(work)
         except OUTSIDE as error:
             self.on_fault(error)
             raise
 
     async def read(self, work: Work[_T]) -> _T:
-        """See :meth:`PostgresStore.read`; a fault is told, and a database known to be away is not asked."""
+        """See :meth:`PostgresStore.read`; a database known to be away is not asked."""
         if not self.up.is_set():
             raise StoreUnavailable(f"{self.link.place}: the database does not answer (see echoschedd status)")
-        try:
-            return await super().read(work)
-        except OUTSIDE as error:
-            self.on_fault(error)
-            raise
+        return await super().read(work)
 
     async def finish(self, ends: Sequence[Ended]) -> list[bool]:
         """Record ends, however long the database takes to come back."""
@@ -120,7 +116,9 @@ class ClusterStore(PostgresStore):
             for begin in range(0, len(batch), 5000):
                 await execute(connection, "merge_jobs", job_columns(batch[begin : begin + 5000]))
             if len(batch) <= 100:
-                await tell(connection, op="jobs", names=[record.name for record in batch], by=self.owner)
+                names = [record.name for record in batch]
+                paused = [record.name for record in batch if record.paused]
+                await tell(connection, op="jobs", names=names, paused=paused, by=self.owner)
             else:
                 await tell(connection, op="jobs", by=self.owner)
 
@@ -132,11 +130,7 @@ class ClusterStore(PostgresStore):
     async def place(self, orders: Sequence[turns.Order]) -> turns.Placement:
         """Account for slots as their jobs' situations demand, in one transaction."""
         # Without the starts noted so far: an end of one of those runs would wait for the rows.
-        try:
-            return await self.link.transact(lambda connection: turns.place(connection, orders, self.owner))
-        except OUTSIDE as error:
-            self.on_fault(error)
-            raise
+        return await self.transact(lambda connection: turns.place(connection, orders, self.owner))
 
     async def take(
         self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool]
@@ -146,6 +140,14 @@ class ClusterStore(PostgresStore):
             lambda connection: turns.take(connection, self.owner, queues, most, knows)
         )
 
+    async def give_back(self, held: Sequence[turns.Held]) -> None:
+        """Let others start runs that were taken here and have not begun."""
+        await self.transact(lambda connection: turns.give_back(connection, self.owner, held))
+
+    async def abandon(self, ends: Sequence[Ended]) -> list[bool]:
+        """Record ends of runs whose instance's lease is over; ``False`` where it was heard of after all."""
+        return await self._finish(ends, dead=True)
+
     async def cancel(self, run: int, reason: str, at: datetime) -> Run | None:
         """End a queued run, which is returned, or have a running one ended by whoever runs it."""
         return await self.write(lambda connection: turns.cancel(connection, run, reason, at))
@@ -154,7 +156,7 @@ class ClusterStore(PostgresStore):
         """Return which slots of *claims* (job, slot) are accounted for."""
         slots = [(claim.job, to_micros(claim.slot)) for claim in claims if claim.slot is not None]
         values = {"job": [job for job, _ in slots], "slot": [slot for _, slot in slots]}
-        rows = await self.read(lambda connection: fetch(connection, "taken_slots", values))
+        rows = await self.transact(lambda connection: fetch(connection, "taken_slots", values))
         return {(job, from_micros(slot)) for job, slot in rows}
 
     async def cancelled(self) -> list[tuple[int, str]]:
@@ -252,7 +254,7 @@ class ClusterStore(PostgresStore):
 
     async def beat(
         self, *, taken: int, lag_seconds: float | None, skew_seconds: float, gap_seconds: float
-    ) -> tuple[datetime, bool, list[tuple[str, int]]] | None:
+    ) -> tuple[datetime, bool, list[tuple[str, int, list[str]]]] | None:
         """Renew the lease; return the database's time, whether to drain, and who lives and takes runs.
 
         ``None``: the database does not know this instance (any more).
@@ -268,7 +270,9 @@ class ClusterStore(PostgresStore):
             "gap": gap_seconds,
         }
 
-        async def work(connection: Connection) -> tuple[list[tuple[int, bool]], list[tuple[str, int]]]:
+        async def work(
+            connection: Connection,
+        ) -> tuple[list[tuple[int, bool]], list[tuple[str, int, list[str]]]]:
             await execute(connection, "commit_later")
             return await fetch(connection, "beat", values), await fetch(connection, "living")
 

@@ -3,10 +3,12 @@
 A *ticket* is a Procrastinate job that stands for one queued run that may start: it carries priority, queue and
 the instant before which it must not start, wakes the workers, and is used up by the transaction that takes the run.
 A run that has to wait for another one (its job's overlap policy, its concurrency group) is *blocked* and has no
-ticket; whatever ends a run looks who was waiting for it::
+ticket; whatever ends a run looks who was waiting for it. Most need no ticket: whoever claims a slot that waits for
+nobody takes its run in the same transaction, up to a moment before the slot comes, and holds it until then::
 
     place ──► queued + ticket ──take──► running ──finish──► outcome ──► unblock ──► ticket of the next
-       └────► queued, blocked  ◄─take (found busy)              └─retry──► queued + ticket for later
+      ├─────► running, held   ──give back──► queued + ticket    └─retry──► queued + ticket for later
+      └─────► queued, blocked  ◄─take (found busy)
 
 Locks are taken in one order everywhere: groups, jobs, runs.
 """
@@ -21,13 +23,27 @@ from typing import Any
 
 from echosched.clock import from_micros, to_micros
 from echosched.errors import NotFound
-from echosched.model import Claim, Ended, Result, Run, State, Trigger
+from echosched.model import Claim, Ended, Result, Run, Started, State, Trigger
 from echosched.store.postgres_instances import tell
 from echosched.store.postgres_link import Connection
 from echosched.store.postgres_tickets import Ticket, defer
-from echosched.store.postgres_writes import NO_TERMS, Finished, Terms, claim, execute, fetch, finish, lock
+from echosched.store.postgres_writes import (
+    NO_STARTS,
+    NO_TERMS,
+    Attempted,
+    Finished,
+    Terms,
+    claim,
+    execute,
+    fetch,
+    finish,
+    lock,
+)
 from echosched.store.queries import postgres_query
 from echosched.store.rows import RUN_LIST, run_from_row
+
+MOST_AHEAD_SECONDS = 2.0
+"""Whoever asks earlier than that for a slot has a wrong idea of the time."""
 
 _PAUSABLE = (Trigger.SCHEDULE, Trigger.CATCHUP, Trigger.AFTER, Trigger.BOOT)
 
@@ -56,11 +72,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A claim to be made, and how to decide about it once the job's situation is known (``None``: as it stands)."""
+    """A claim to be made, and how to decide about it once the job's situation is known (``None``: as it stands).
+
+    *direct*: the owner takes the run at once, if it waits for nobody. *ahead*: that may be so before the slot has
+    come, since it then holds the run; a slot that cannot be decided yet is left alone.
+    """
 
     claim: Claim
     terms: Terms = NO_TERMS
     decide: Callable[[Situation], Decision] | None = None
+    direct: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +98,47 @@ class Placed:
 class Placement:
     """The answer to a batch of orders, in their order; *ended* are queued runs that newer ones replaced.
 
-    *early_seconds*: nothing was placed, since the database's clock has not reached the last slot.
+    *waiting* are the indices of those ahead of their slots that can be decided only when these come.
+    *early_seconds*: nothing was placed, since the database's clock has not reached the last slot. *now* is that
+    clock, where the jobs are known.
     """
 
     placed: list[Placed | None] = field(default_factory=list)
     ended: list[Run] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
     early_seconds: float = 0.0
+    now: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A run that was taken and has not begun, and its slot's instant if that is still to come."""
+
+    run: int
+    attempt: int
+    due_at: datetime | None = None
 
 
 async def place(connection: Connection, orders: Sequence[Order], owner: str | None) -> Placement:
     """Account for the slots of *orders* and give tickets to the runs that may start."""
     jobs = sorted({order.claim.job for order in orders})
-    # No wait for the disk: nothing begins before its run is taken, and that commit takes this one along to the
-    # disk. What a crash of the server undoes before has not begun, and is claimed again.
-    await execute(connection, "commit_later")
+    if not any(order.direct for order in orders):
+        # No wait for the disk: nothing begins before its run is taken, and that commit takes this one along to
+        # the disk. What a crash of the server undoes before has not begun, and is claimed again.
+        await execute(connection, "commit_later")
     await execute(connection, "lock_jobs", {"jobs": jobs})
     rows = await fetch(connection, "situations", {"jobs": jobs})
     slots = [(one.claim.job, to_micros(one.claim.slot)) for one in orders if one.claim.slot is not None]
-    if rows and slots and (early := max(slot for _, slot in slots) - rows[0][5]) > 0:
-        return Placement(early_seconds=early / 1e6)
+    now: int | None = rows[0][5] if rows else None
+    if now is not None:
+        known = [to_micros(one.claim.slot) for one in orders if one.claim.slot is not None and not one.ahead]
+        if known and (early := max(known) - now) > 0:
+            return Placement(early_seconds=early / 1e6)
     taken = await _taken(connection, slots)
     met = {row[0]: Situation(row[2], row[3], row[4]) for row in rows}
     paused = {row[0] for row in rows if row[1]}
-    answer = Placement()
+    answer = Placement(now=None if now is None else from_micros(now))
+    waits: set[str] = set()  # jobs of which a slot has to wait: so have all after it
     chosen: list[int] = []
     claims: list[Claim] = []
     terms: list[Terms] = []
@@ -107,17 +147,27 @@ async def place(connection: Connection, orders: Sequence[Order], owner: str | No
         key = (one.job, None if one.slot is None else to_micros(one.slot))
         if key in taken or (one.job in paused and one.trigger in _PAUSABLE):
             continue
-        if one.slot is not None:
-            taken.add(key)  # asked for twice in one batch
         situation = met.get(one.job, Situation(0, 0, None))
         decision = Decision(one.state, one.error) if order.decide is None else order.decide(situation)
+        direct = order.direct and decision == _START and order.terms.group is None
+        if (
+            order.ahead
+            and not _has_come(key[1], now)
+            and not (direct and _comes_soon(key[1], now, waits, one))
+        ):
+            waits.add(one.job)
+            answer.waiting.append(index)
+            continue
+        if one.slot is not None:
+            taken.add(key)  # asked for twice in one batch
         if decision.replace is not None:
             situation = await _replace(connection, one.job, decision.replace, one.at, answer.ended)
         blocked = decision.exclusive and situation.active > 0
         if not decision.state.is_outcome:
             met[one.job] = Situation(situation.active + 1, situation.waiting + blocked, situation.earlier)
         chosen.append(index)
-        claims.append(replace(one, state=decision.state, error=decision.error))
+        state = State.RUNNING if direct else decision.state
+        claims.append(replace(one, state=state, error=decision.error))
         terms.append(replace(order.terms, exclusive=decision.exclusive, blocked=blocked))
     numbers = await claim(connection, claims, owner, terms)
     answer.placed = [None] * len(orders)
@@ -130,6 +180,23 @@ async def place(connection: Connection, orders: Sequence[Order], owner: str | No
             tickets.append(Ticket(number, 1, condition.queue or "", one.priority))
     await defer(connection, tickets)
     return answer
+
+
+_START = Decision(State.QUEUED)  # at once: behind nobody, and in nobody's place
+
+
+def _has_come(slot: int | None, now: int | None) -> bool:
+    return slot is None or (now is not None and slot <= now)
+
+
+def _comes_soon(slot: int | None, now: int | None, waits: set[str], one: Claim) -> bool:
+    """Tell whether a slot may be decided that has not come: soon, and none of its job waits before it."""
+    return (
+        slot is not None
+        and now is not None
+        and one.job not in waits
+        and slot - now <= MOST_AHEAD_SECONDS * 1e6
+    )
 
 
 async def _taken(connection: Connection, slots: Sequence[tuple[str, int]]) -> set[tuple[str, int | None]]:
@@ -225,6 +292,21 @@ async def _room(connection: Connection, rows: list[Any]) -> tuple[list[Any], lis
     return free, busy
 
 
+async def give_back(connection: Connection, owner: str | None, held: Sequence[Held]) -> None:
+    """Let others start runs that *owner* has taken and not begun; those that somebody ended or took are left alone."""
+    due = {(one.run, one.attempt): one.due_at for one in held}
+    values = {"run": [run for run, _ in due], "attempt": [attempt for _, attempt in due], "owner": owner}
+    rows = await fetch(connection, "give_back", values)
+    await defer(
+        connection,
+        [Ticket(run, attempt, queue, priority, due[run, attempt]) for run, attempt, queue, priority in rows],
+    )
+    # Procrastinate's workers look for a ticket when it is made, which is before its time.
+    later = [at for run, attempt, *_ in rows if (at := due[run, attempt]) is not None]
+    if later:
+        await tell(connection, op="later", micros=to_micros(max(later)))
+
+
 async def _pass_on(connection: Connection, rows: Sequence[Any]) -> None:
     """Offer runs of other definitions where only those that have the definition look."""
     routes = [(row, queue_of(row[6], row[8])) for row in rows]
@@ -240,9 +322,18 @@ def queue_of(queue: str, definition: str | None) -> str:
     return f"{queue.partition('#')[0]}#{definition}"
 
 
-async def finish_turn(connection: Connection, ends: Sequence[Ended]) -> list[bool]:
-    """Record *ends*; give tickets to attempts that follow, and to runs that waited for these."""
-    done = await finish(connection, ends)
+async def finish_turn(
+    connection: Connection,
+    ends: Sequence[Ended],
+    starts: Mapping[Attempted, Started] = NO_STARTS,
+    *,
+    dead: bool = False,
+) -> list[bool]:
+    """Record *ends*; give tickets to attempts that follow, and to runs that waited for these.
+
+    *starts*: when the same attempts began. *dead*: only those that run on instances whose lease is over.
+    """
+    done = await finish(connection, ends, starts, dead=dead)
     await _after(connection, done)
     return done.recorded
 

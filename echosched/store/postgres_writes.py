@@ -48,6 +48,11 @@ class Terms:
 
 NO_TERMS = Terms()
 
+Attempted = tuple[int, int]
+"""Run and attempt."""
+
+NO_STARTS: Mapping[Attempted, Started] = {}
+
 
 async def claim(
     connection: Connection, claims: Sequence[Claim], owner: str | None, terms: Sequence[Terms] = ()
@@ -101,11 +106,18 @@ async def note_starts(connection: Connection, starts: Iterable[Started]) -> None
         {
             "run": [fact.run for fact in facts],
             "attempt": [fact.attempt for fact in facts],
-            "at": [to_micros(fact.at) for fact in facts],
-            "pid": [None if fact.process is None else fact.process.pid for fact in facts],
-            "start_ticks": [None if fact.process is None else fact.process.start_ticks for fact in facts],
+            **_start_columns(facts),
         },
     )
+
+
+def _start_columns(facts: Sequence[Started | None]) -> dict[str, list[int | None]]:
+    processes = [None if fact is None else fact.process for fact in facts]
+    return {
+        "started_at": [None if fact is None else to_micros(fact.at) for fact in facts],
+        "pid": [None if process is None else process.pid for process in processes],
+        "start_ticks": [None if process is None else process.start_ticks for process in processes],
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +130,27 @@ class Finished:
     groups: list[str]
 
 
-async def finish(connection: Connection, ends: Sequence[Ended]) -> Finished:
-    """Record *ends* of present attempts of runs without outcome."""
+async def finish(
+    connection: Connection,
+    ends: Sequence[Ended],
+    starts: Mapping[Attempted, Started] = NO_STARTS,
+    *,
+    dead: bool = False,
+) -> Finished:
+    """Record *ends* of present attempts of runs without outcome, with the *starts* of these if they are new.
+
+    *dead*: only of runs whose instance's lease is over. That is asked once the rows are locked: an instance that
+    was heard of again may have given them back.
+    """
     refuse_open_ends(ends)
     runs = {"runs": [end.run for end in ends]}
     jobs = sorted({end.job for end in ends})
     await execute(connection, "lock_groups_of", runs)
     await execute(connection, "lock_jobs", {"jobs": jobs})
     open_runs = {row[0]: row for row in await fetch(connection, "unended", runs)}
+    if dead:
+        still = {run for (run,) in await fetch(connection, "still_dead", runs)}
+        open_runs = {run: row for run, row in open_runs.items() if run in still}
     groups = sorted({row[6] for row in open_runs.values() if row[6] is not None})
     answer: list[bool] = []
     outcomes: list[Ended] = []
@@ -144,12 +169,12 @@ async def finish(connection: Connection, ends: Sequence[Ended]) -> Finished:
         if end.retry_at is not None:
             totals[str(State.QUEUED)] += 1
             requeued.append(end)
-            attempts.append(_with_attempt(row, end))
+            attempts.append(_with_attempt(row, end, starts.get((end.run, end.attempt))))
             continue
         totals[str(end.result.state)] += 1
         outcomes.append(end)
         last_runs[end.job] = max(end.run, last_runs.get(end.job, 0))
-    await _end(connection, outcomes)
+    await _end(connection, outcomes, starts)
     if requeued:
         await execute(
             connection,
@@ -174,9 +199,10 @@ async def lock(connection: Connection, jobs: Sequence[str], groups: Sequence[str
         await execute(connection, "lock_jobs", {"jobs": list(jobs)})
 
 
-async def _end(connection: Connection, ends: Sequence[Ended]) -> None:
+async def _end(connection: Connection, ends: Sequence[Ended], starts: Mapping[Attempted, Started]) -> None:
     if not ends:
         return
+    begun = [starts.get((end.run, end.attempt)) for end in ends]
     await execute(
         connection,
         "end_runs",
@@ -189,13 +215,16 @@ async def _end(connection: Connection, ends: Sequence[Ended]) -> None:
             "error": [text(end.result.error) for end in ends],
             "output_bytes": [end.result.output_bytes for end in ends],
             "has_output": [may_have_started(end.result.state) for end in ends],
+            **_start_columns(begun),
         },
     )
 
 
-def _with_attempt(row: Sequence[Any], end: Ended) -> str:
+def _with_attempt(row: Sequence[Any], end: Ended, start: Started | None) -> str:
     """Return the list of earlier attempts, as text, with the one that *end* ends."""
     _, attempt, _, started_at, attempts, *_ = row
+    if started_at is None and start is not None:
+        started_at = to_micros(start.at)
     earlier = json.loads(attempts) if attempts else []
     last = dict(earlier_attempt(attempt, instant(started_at), end))
     return json.dumps([*earlier, last | {"error": text(end.result.error)}])

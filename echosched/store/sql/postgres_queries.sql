@@ -41,7 +41,7 @@ SELECT v.state, v.sign * count(*) FROM moved, (VALUES ('queued', -1), ('running'
 -- name: note_starts
 -- A start may be written after the end of its attempt, but not onto a later attempt.
 UPDATE runs SET started_at = f.at, pid = f.pid, start_ticks = f.start_ticks
-FROM (SELECT * FROM unnest(%(run)s::bigint[], %(attempt)s::integer[], %(at)s::bigint[], %(pid)s::bigint[],
+FROM (SELECT * FROM unnest(%(run)s::bigint[], %(attempt)s::integer[], %(started_at)s::bigint[], %(pid)s::bigint[],
     %(start_ticks)s::bigint[]) AS f (run, attempt, at, pid, start_ticks) ORDER BY run) AS f
 WHERE runs.run = f.run AND runs.attempt = f.attempt AND runs.started_at IS NULL
 
@@ -66,10 +66,13 @@ SELECT pg_advisory_xact_lock(hashtext(current_schema() || '/' || g)) FROM (
 
 -- name: end_runs
 UPDATE runs SET state = f.state, ended_at = f.at, exit_code = f.exit_code, signal = f.signal, error = f.error,
-    output_bytes = f.output_bytes, has_output = f.has_output, not_before_at = NULL, blocked = false, cancelled = NULL
+    output_bytes = f.output_bytes, has_output = f.has_output, not_before_at = NULL, blocked = false, cancelled = NULL,
+    started_at = coalesce(runs.started_at, f.started_at), pid = coalesce(runs.pid, f.pid),
+    start_ticks = coalesce(runs.start_ticks, f.start_ticks)
 FROM unnest(%(run)s::bigint[], %(state)s::text[], %(at)s::bigint[], %(exit_code)s::integer[], %(signal)s::integer[],
-    %(error)s::text[], %(output_bytes)s::bigint[], %(has_output)s::boolean[])
-    AS f (run, state, at, exit_code, signal, error, output_bytes, has_output)
+    %(error)s::text[], %(output_bytes)s::bigint[], %(has_output)s::boolean[], %(started_at)s::bigint[],
+    %(pid)s::bigint[], %(start_ticks)s::bigint[])
+    AS f (run, state, at, exit_code, signal, error, output_bytes, has_output, started_at, pid, start_ticks)
 WHERE runs.run = f.run
 
 -- name: requeue_runs
@@ -239,6 +242,20 @@ WITH moved AS (
 )
 SELECT {columns} FROM moved
 
+-- name: give_back
+-- Runs that were taken and did not begin. Whoever ended one of them, or took it meanwhile, was first.
+WITH moved AS (
+    UPDATE runs SET state = 'queued'
+    FROM (SELECT * FROM unnest(%(run)s::bigint[], %(attempt)s::integer[]) AS f (run, attempt) ORDER BY run) AS f
+    WHERE runs.run = f.run AND runs.attempt = f.attempt AND state = 'running' AND owner = %(owner)s
+        AND started_at IS NULL AND queue IS NOT NULL
+    RETURNING runs.run, runs.attempt, queue, priority
+), told AS (
+    INSERT INTO tallies (state, n) SELECT v.state, v.sign * count(*)
+    FROM moved, (VALUES ('running', -1), ('queued', 1)) AS v (state, sign) GROUP BY v.state, v.sign
+)
+SELECT run, attempt, queue, priority FROM moved
+
 -- name: reroute
 UPDATE runs SET queue = f.queue FROM unnest(%(run)s::bigint[], %(queue)s::text[]) AS f (run, queue) WHERE runs.run = f.run
 
@@ -267,6 +284,11 @@ SELECT {columns} FROM runs WHERE ended_at IS NULL AND state = 'running' AND queu
     SELECT FROM instances AS me WHERE me.name = %(owner)s AND me.connected_at < clock_timestamp() - me.lease
         AND me.heartbeat_at > clock_timestamp() - me.lease
 ) ORDER BY run LIMIT 500
+
+-- name: still_dead
+-- As dead_runs, of rows that are locked by now.
+SELECT run FROM runs WHERE run = ANY(%(runs)s::bigint[]) AND state = 'running' AND NOT EXISTS (
+    SELECT FROM instances AS i WHERE i.name = runs.owner AND i.heartbeat_at > clock_timestamp() - i.lease)
 
 -- name: agree_anchors
 -- The first one sets the anchor, for all.
@@ -306,7 +328,7 @@ WHERE name = %(name)s AND home = %(home)s
 RETURNING (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, draining
 
 -- name: living
-SELECT name, capacity FROM instances WHERE heartbeat_at > clock_timestamp() - lease AND NOT draining
+SELECT name, capacity, labels FROM instances WHERE heartbeat_at > clock_timestamp() - lease AND NOT draining
 
 -- name: define
 UPDATE instances SET capacity = %(capacity)s, labels = %(labels)s::text[], definitions = %(definitions)s::jsonb
