@@ -126,7 +126,7 @@ async def run_builtin(worker: Worker, context: Any) -> Mapping[str, Any]:
             runs_dir=Path(paths.runs),
             reports_dir=Path(paths.reports),
             retention=worker.config.retention,
-            resend=worker.resend,
+            resend=worker.messages.resend,
             unpark=scheduler.roster.unpark,
             journal=Path(paths.log),
             log_keep=worker.config.daemon.log_keep,

@@ -9,22 +9,22 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from echosched import events
 from echosched.app import evidence
 from echosched.app.daemon import instance_of, supervisor_settings
+from echosched.app.heartbeat import Heartbeat
 from echosched.app.hosts import Surroundings, host_of
+from echosched.app.messages import Messages
 from echosched.app.onstart import fire_on_start
 from echosched.app.outputs import Outputs
 from echosched.app.shipped import program_of, run_builtin
-from echosched.clock import rfc3339, to_micros
+from echosched.clock import rfc3339
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
 from echosched.control.server import ControlServer
 from echosched.daemon import proc
-from echosched.daemon.beat import Beat, interval_for
 from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
 from echosched.executor import ActionExecutor, ExecutorOptions
@@ -33,7 +33,6 @@ from echosched.executor.task import TaskExecution
 from echosched.journal import Journal
 from echosched.metrics import Metrics
 from echosched.model import HttpAction, ProcessIdentity
-from echosched.notify import wanted
 from echosched.operations import Operations
 from echosched.schedule import jitter_seconds
 from echosched.scheduler.recovery import Evidence, follow_up, recover
@@ -42,7 +41,6 @@ from echosched.version import __version__
 if TYPE_CHECKING:
     from echosched.config.paths import Paths
     from echosched.config.settings import Config
-    from echosched.notify import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class Worker:
                 sink=self,
                 owner=f"{os.uname().nodename}:{link.supervisor_pid}",
                 lenient=link.standby or link.restarts > 0,
-                on_degraded=self._degraded,
+                on_degraded=lambda since: self.heart.degraded(since),
                 records=lambda: [entry.record() for entry in self.scheduler.roster.entries.values()],
                 highest_trace=self.outputs.highest_run,
                 resolve=self.secrets,
@@ -75,15 +73,13 @@ class Worker:
         )
         self.clock, self.store = self.host.clock, self.host.store
         self.started_at = self.clock.now()
-        self.ticks = 0
-        self.notifier: Notifier | None = None
+        self.heart = Heartbeat(self)
+        self.messages = Messages(self)
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self._early: list[Message] | None = []
         self._go = asyncio.Event()
-        self._blind_is_known = False  # an earlier worker's bad times are accounted for, in memory at least
-        self.beat = Beat(link.beat_path)
         self.journal = Journal(
             paths.log,
             echo=sys.stdout.fileno() if link.mode == "foreground" else None,
@@ -131,38 +127,6 @@ class Worker:
         """Pass on what parts tell that were made before the scheduler."""
         self.scheduler.emit(event)
 
-    def _degraded(self, since: datetime | None) -> None:
-        self.beat.set_degraded(None if since is None else to_micros(since))
-        if since is None and self._blind_is_known:
-            self.beat.forget_inherited()
-
-    async def _start_notifier(self) -> None:
-        """Begin to send messages, if anybody wants any: most daemons never import that room."""
-        targets, jobs = self.config.notify, self.config.jobs
-        if self.notifier is not None or not wanted(targets, jobs):
-            return
-        from echosched.notify import Notifier
-
-        roster = self.scheduler.roster
-        self.notifier = Notifier(
-            targets,
-            jobs,
-            clock=self.clock,
-            emit=self.scheduler.emit,
-            get_note=self.store.get_note,
-            set_note=self.store.set_note,
-            output_path=self.outputs.path,
-            resolve=self.secrets,
-            redact=self.secrets.redact,
-            next_slot=lambda name: roster.entries[name].slot if name in roster.entries else None,
-        )
-        self.scheduler.sinks.append(self.notifier)
-        await self.notifier.start()
-
-    async def resend(self) -> int:
-        """Send again the messages that could not be delivered; return how many went."""
-        return 0 if self.notifier is None else await self.notifier.resend()
-
     # ── life ──────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> int:
@@ -179,13 +143,12 @@ class Worker:
 
     async def _rehearse(self) -> None:
         """Do what can be done while the worker before this one is still at work: nothing runs in between."""
-        if wanted(self.config.notify, self.config.jobs):
-            from echosched.notify import Notifier  # noqa: F401  (the import is what takes time)
+        self.messages.warm(self.config)
         self.executor.warm()
         await self.host.rehearse()
 
     async def _begin(self) -> None:
-        self._beat_on()
+        self.heart.beat_on()
         self.scheduler.emit(
             events.Startup(
                 ts=self.started_at,
@@ -195,12 +158,12 @@ class Worker:
                 config={**self.paths.as_dict(), "jobs": len(self.config.jobs)},
             )
         )
-        blind = self.beat.inherited_degraded_micros
+        blind = self.heart.file.inherited_degraded_micros
         await self.host.open(self.config.jobs)
         await self.scheduler.load(self.config.jobs)
-        await self._start_notifier()
-        hidden_since = await self.host.account(self.beat, blind)
-        self._blind_is_known = True
+        await self.messages.follow(self.config)
+        hidden_since = await self.host.account(self.heart.file, blind)
+        self.heart.inherited_is_known()
         await recover(self.scheduler, await self._evidence(), hidden_since)
         left = frozenset(self.scheduler.runs.live)
         self.scheduler.spawn(asyncio.to_thread(self.outputs.sweep, left, self.started_at))
@@ -219,32 +182,10 @@ class Worker:
         self.scheduler.emit(events.Ready(ts=now, pid=os.getpid(), jobs=len(self.config.jobs)))
         self.journal.flush()
         self.link.ready(f"jobs: {len(self.config.jobs)}")
-        self._tick()
+        self.heart.tick_on()
         early, self._early = self._early or [], None
         for message in early:
             self._hear(message)
-
-    def _beat_on(self) -> None:
-        self.beat.set_ailing(self.journal.failing is not None)
-        self.beat.beat()
-        watchdog = self.config.daemon.watchdog
-        interval = self.beat.interval_seconds if watchdog is None else interval_for(watchdog.total_seconds())
-        asyncio.get_running_loop().call_later(interval, self._beat_on)
-
-    def _tick(self) -> None:
-        every = self.config.daemon.tick
-        if every is None:
-            asyncio.get_running_loop().call_later(60.0, self._tick)  # a reload may turn it on
-            return
-        self.ticks += 1
-        roster = self.scheduler.roster
-        coming: dict[str, str | None] = {job: rfc3339(at) for job, at in roster.next_slots(20)}
-        total = len(roster.entries)
-        if total <= 20:
-            coming = {name: coming.get(name) for name in roster.entries}
-        jobs = total if total > 20 else None
-        self.scheduler.emit(events.Tick(ts=self.clock.now(), tick=self.ticks, next=coming, jobs=jobs))
-        asyncio.get_running_loop().call_later(every.total_seconds(), self._tick)
 
     async def _evidence(self) -> Evidence:
         held = {}
@@ -330,8 +271,7 @@ class Worker:
     async def _let_go(self, *, gone: bool) -> None:
         """Give up what only one worker can have: socket, messages, store, journal."""
         await self.server.close()
-        if self.notifier is not None:
-            await self.notifier.close()
+        await self.messages.close()
         await self.host.leave(gone=gone)
         await self.store.close()
         self.journal.close()
@@ -353,9 +293,7 @@ class Worker:
                 self.link.reloaded()
                 raise
             self.config = config
-            if self.notifier is not None:
-                self.notifier.reload(config.notify, config.jobs)
-            await self._start_notifier()
+            await self.messages.follow(config)
             event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
             self.link.reloaded(supervisor_settings(config.daemon))
             return {**event.as_dict(), "warnings": list(config.warnings)}
@@ -380,7 +318,7 @@ class Worker:
             )
         return {
             "worker_started_at": rfc3339(self.started_at),
-            "ticks": self.ticks,
+            "ticks": self.heart.ticks,
             "reasons": reasons,
         }
 

@@ -1,0 +1,67 @@
+"""What the worker's loop says of itself while it goes round: the beat for the supervisor, the tick for the journal.
+
+The beat file outlives the worker: what it says of bad times, the next one must learn (see ``inherited``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from echosched import events
+from echosched.clock import rfc3339, to_micros
+from echosched.daemon.beat import Beat, interval_for
+
+if TYPE_CHECKING:
+    from echosched.app.worker import Worker
+
+_NO_TICK_SECONDS = 60.0
+_MOST_NAMED = 20
+
+
+class Heartbeat:
+    """The beat and the ticks of *worker*, by the settings in force at each of them."""
+
+    def __init__(self, worker: Worker) -> None:
+        """Open the beat file; nothing beats yet. Raises ``OSError``."""
+        self._worker = worker
+        self.file = Beat(worker.link.beat_path)
+        self.ticks = 0
+        self._blind_is_known = False  # an earlier worker's bad times are accounted for, in memory at least
+
+    def beat_on(self) -> None:
+        """Beat now, and from now on."""
+        worker = self._worker
+        self.file.set_ailing(worker.journal.failing is not None)
+        self.file.beat()
+        watchdog = worker.config.daemon.watchdog
+        interval = self.file.interval_seconds if watchdog is None else interval_for(watchdog.total_seconds())
+        asyncio.get_running_loop().call_later(interval, self.beat_on)
+
+    def tick_on(self) -> None:
+        """Tell the journal what comes next, now and from now on."""
+        worker, loop = self._worker, asyncio.get_running_loop()
+        every = worker.config.daemon.tick
+        if every is None:
+            loop.call_later(_NO_TICK_SECONDS, self.tick_on)  # a reload may turn it on
+            return
+        self.ticks += 1
+        roster = worker.scheduler.roster
+        coming: dict[str, str | None] = {job: rfc3339(at) for job, at in roster.next_slots(_MOST_NAMED)}
+        total = len(roster.entries)
+        if total <= _MOST_NAMED:
+            coming = {name: coming.get(name) for name in roster.entries}
+        jobs = total if total > _MOST_NAMED else None
+        worker.emit(events.Tick(ts=worker.clock.now(), tick=self.ticks, next=coming, jobs=jobs))
+        loop.call_later(every.total_seconds(), self.tick_on)
+
+    def degraded(self, since: datetime | None) -> None:
+        """Say since when the store is kept in memory; ``None``: it is not."""
+        self.file.set_degraded(None if since is None else to_micros(since))
+        if since is None and self._blind_is_known:
+            self.file.forget_inherited()
+
+    def inherited_is_known(self) -> None:
+        """Say that an earlier worker's bad times are accounted for: once all is well they may be forgotten."""
+        self._blind_is_known = True
