@@ -5,7 +5,7 @@ completions are checked against. One text for each command; the options that all
 from __future__ import annotations
 
 COMMON = """\
-Where (every command takes these):
+Common options:
   --home DIR       keep everything in one directory (ECHOSCHED_HOME)
   --config FILE    the configuration file
   --pidfile FILE   the pidfile, which is also the lock

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from echosched.cli.dispatch import dispatch
+from echosched.cli.usage import USAGE
 
 
 @pytest.mark.parametrize(
@@ -152,3 +154,14 @@ def test_edit_without_a_terminal_or_an_editor_opens_nothing(
         monkeypatch.setattr("sys.stdin", nothing)
         assert dispatch(["edit", "--home", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("echoschedd: edit: there is no terminal to edit on")
+
+
+@pytest.mark.parametrize("verb", sorted(USAGE))
+def test_options_stand_where_every_docopt_looks_for_them(verb: str) -> None:
+    # docopt-ng 0.8 reads no other section; the others read any line that begins with a dash.
+    heading = ""
+    for line in USAGE[verb].splitlines():
+        if line and not line.startswith(" "):
+            heading = line
+        elif line.startswith("  -"):
+            assert re.fullmatch(r"(\w+ )?options:", heading, re.IGNORECASE), line
