@@ -193,6 +193,18 @@ class Launcher(Protocol):
         ended, *ended*.
         """
 
+    def prepare(
+        self,
+        attempt: Attempt,
+        begun: Callable[[Execution], None],
+        refused: Callable[[Exception], None],
+        ended: Callable[[Result], None],
+    ) -> Callable[[], None] | None:
+        """Do what can be done before *attempt* is to start; what is returned starts it as ``launch`` does.
+
+        ``None``: not this kind of attempt. It may never be called; nothing is left behind then.
+        """
+
 
 Secrets = Callable[[str], str]
 """Resolves ``${env:…}`` and ``${file:…}`` in a string; raises ``ExecutionError`` naming what is unset."""

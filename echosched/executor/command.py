@@ -63,6 +63,7 @@ class CommandExecutor:
         self._reaper: threading.Thread | None = None
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._called = False
+        self._unready: list[Order] = []
         self._starting = 0
         self._pulsing = False
         self._young: list[tuple[ProcessExecution, float]] = []  # time-outs not running yet, begun at
@@ -104,8 +105,30 @@ class CommandExecutor:
         program: Program | None = None,
     ) -> None:
         """Start *attempt* without being awaited (see :class:`echosched.protocols.Launcher`)."""
+        self._start(Order(attempt, begun, refused, ended, program))
+
+    def prepare(
+        self,
+        attempt: Attempt,
+        begun: Callable[[ProcessExecution], None],
+        refused: Callable[[Exception], None],
+        ended: Callable[[Result], None],
+    ) -> Callable[[], None]:
+        """Make *attempt* ready beside the loop; what is returned starts it, once, as :meth:`launch` does."""
         self.warm()
-        self._spawners.put(Order(attempt, begun, refused, ended, program))
+        order = Order(attempt, begun, refused, ended)
+        self._unready.append(order)
+        if len(self._unready) == 1:
+            self.loop.call_soon(self._make_ready)
+        return partial(self._start, order)
+
+    def _make_ready(self) -> None:
+        orders, self._unready = self._unready, []
+        self._spawners.make_ready(orders)
+
+    def _start(self, order: Order) -> None:
+        self.warm()
+        self._spawners.put(order)
         self._starting += 1
         if self._starting >= _BURST and not self._pulsing:
             self._pulsing = True

@@ -83,6 +83,18 @@ class ActionExecutor:
         self.processes.launch(attempt, begun, refused, ended)
         return True
 
+    def prepare(
+        self,
+        attempt: Attempt,
+        begun: Callable[[Execution], None],
+        refused: Callable[[Exception], None],
+        ended: Callable[[Result], None],
+    ) -> Callable[[], None] | None:
+        """Make *attempt* ready before its time (:class:`~echosched.protocols.Launcher`): commands and functions."""
+        if not isinstance(attempt.job.action, CommandAction | PythonAction):
+            return None
+        return self.processes.prepare(attempt, begun, refused, ended)
+
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> Execution:
         """Watch a process that an earlier worker started (see :meth:`CommandExecutor.adopt`)."""
         return self.processes.adopt(attempt, process)

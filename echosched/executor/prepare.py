@@ -33,7 +33,7 @@ class Preparer:
     def prepare(self, attempt: Attempt, program: Program | None = None) -> Launch:
         """Return how to start *attempt* (by *program*, if that does it); raises ``ExecutionError``.
 
-        The caller closes ``launch.stdin``.
+        Opens nothing: it may be done long before the start, or in vain.
         """
         process = attempt.job.process
         if program is not None:
@@ -53,19 +53,17 @@ class Preparer:
             limits.check(process.limits)
             argv = limits.behind(path, argv, process.limits, account.change)
             path, account = argv[0], replace(account, change=None)
-        launch = Launch(
+        return Launch(
             path=_bytes(path),
             argv=[_bytes(word) for word in argv],
             env=[_bytes(f"{name}={value}") for name, value in env.items()],
             cwd=None if cwd is None else _bytes(cwd),
             output=None if attempt.output_path is None else _absolute(attempt.output_path),
+            input=_bytes(stdin) if isinstance(stdin, str) else stdin,
             umask=process.umask,
             account=account.change,
             nice=process.nice,
         )
-        if stdin is not None:
-            launch.stdin = as_file(stdin)
-        return launch
 
     def _argv(self, attempt: Attempt) -> tuple[list[str], str | bytes | None]:
         action = attempt.job.action
@@ -120,9 +118,8 @@ def find_program(name: str, search: str, cwd: str | None) -> str:
     raise ExecutionError(f"command not found: {name} (searched in {search})")
 
 
-def as_file(text: str | bytes) -> int:
-    """Return a descriptor from which a process reads *text*; nobody has to feed it, however long it is."""
-    data = text if isinstance(text, bytes) else _bytes(text)
+def as_file(data: bytes) -> int:
+    """Return a descriptor from which a process reads *data*; nobody has to feed it, however long it is."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
     else:

@@ -37,6 +37,7 @@ class Launch:
     env: list[bytes]
     cwd: bytes | None = None
     output: bytes | None = None  # None: /dev/null
+    input: bytes | None = None  # what the process reads; whoever spawns puts it behind stdin
     stdin: int | None = None  # a descriptor; None: /dev/null
     umask: int | None = None
     account: tuple[int, int, tuple[int, ...]] | None = None

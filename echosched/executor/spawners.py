@@ -6,6 +6,7 @@ lets go of it costs a spawner up to half a millisecond before it goes on. So onl
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -38,7 +39,9 @@ class Order:
     begun: Callable[[ProcessExecution], None]
     refused: Callable[[Exception], None]
     ended: Callable[[Result], None] | None
-    program: Program | None
+    program: Program | None = None
+    launch: Launch | None = None  # made ready before the start
+    taken: bool = False
 
 
 class Spawners:
@@ -47,7 +50,7 @@ class Spawners:
     def __init__(self, home: CommandExecutor, preparer: Preparer) -> None:
         self._home = home
         self._preparer = preparer
-        self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Order | list[Order] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def start(self, count: int) -> None:
@@ -60,6 +63,10 @@ class Spawners:
     def put(self, order: Order) -> None:
         """Have *order* carried out soon."""
         self._queue.put(order)
+
+    def make_ready(self, orders: list[Order]) -> None:
+        """Have all that can be done for *orders* before their starts done soon."""
+        self._queue.put(orders)
 
     def close(self) -> None:
         """Let the threads end after what they are at."""
@@ -76,7 +83,7 @@ class Spawners:
         found = []
         while not self._queue.empty():
             order = self._queue.get()
-            if order is not None:
+            if isinstance(order, Order):
                 found.append(order)
         return found
 
@@ -84,6 +91,9 @@ class Spawners:
         spawner = Spawner()
         birth = BirthClock(self._home.clock)
         while (order := self._queue.get()) is not None:
+            if isinstance(order, list):
+                self._make_ready(order)
+                continue
             try:
                 self._spawn(spawner, birth, order)
             except EchoschedError as err:
@@ -92,10 +102,24 @@ class Spawners:
                 log.exception("run %s of %s could not be started", order.attempt.run, order.attempt.job.name)
                 self._home.refuse(order, ExecutionError(f"cannot be started: {err!r}"))
 
-    def _spawn(self, spawner: Spawner, birth: BirthClock, order: Order) -> None:
+    def _make_ready(self, orders: list[Order]) -> None:
+        for order in orders:
+            # What fails here fails at the start once more, and is told there.
+            with contextlib.suppress(Exception):
+                if not order.taken:
+                    order.launch = self._prepare(order)
+
+    def _prepare(self, order: Order) -> Launch:
         launch = self._preparer.prepare(order.attempt, order.program)
+        prepare.refuse_nul(launch)
+        return launch
+
+    def _spawn(self, spawner: Spawner, birth: BirthClock, order: Order) -> None:
+        order.taken = True
+        launch, order.launch = order.launch or self._prepare(order), None
+        if launch.input is not None:
+            launch.stdin = prepare.as_file(launch.input)
         try:
-            prepare.refuse_nul(launch)
             birth.before()
             pid = _launch(spawner, launch)
         finally:

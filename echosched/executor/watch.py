@@ -70,7 +70,8 @@ class ExitWatch:
     def look(self) -> None:
         """Call back for all processes that have ended, a batch at a time."""
         for pidfd, _ in self._epoll.poll(0, _BATCH):
-            callback = self._callbacks.get(pidfd)
+            # It fired: the kernel watches it no more, nor need anybody take it out.
+            callback = self._callbacks.pop(pidfd, None)
             if callback is not None:
                 try:
                     callback()
@@ -236,6 +237,8 @@ class ProcessExecution:
             status = self._look_up()
         if status is not None:
             self._status = status
+            # Each open descriptor is copied and closed again with each process that is started meanwhile.
+            self._drop_pidfd()
             self._conclude()
         elif self._home.has_answer(self.attempt):
             self._unknown = "its exit code could not be learned"
@@ -332,11 +335,14 @@ class ProcessExecution:
 
     def release(self, *, reap: bool) -> None:
         """Close the pidfd, after reaping an ended child of ours; safe in any thread, once."""
-        pidfd, self._pidfd = self._pidfd, None
         if reap and self.own and self._status is not None:
-            kind, number = (os.P_PID, self.identity.pid) if pidfd is None else (os.P_PIDFD, pidfd)
+            # A child that nobody else reaps keeps its number until here.
             with contextlib.suppress(ChildProcessError):
-                os.waitid(kind, number, os.WEXITED | os.WNOHANG)
+                os.waitid(os.P_PID, self.identity.pid, os.WEXITED | os.WNOHANG)
+        self._drop_pidfd()
+
+    def _drop_pidfd(self) -> None:
+        pidfd, self._pidfd = self._pidfd, None
         if pidfd is not None:
             self._home.forget(pidfd)
             os.close(pidfd)

@@ -119,6 +119,7 @@ class LiveRun:
         "queued_at",
         "run",
         "slot",
+        "start",
         "started_at",
         "trigger",
         "waiters",
@@ -155,6 +156,7 @@ class LiveRun:
         self.started_at: datetime | None = None
         self.cancelled: tuple[State, str] | None = None
         self.handle: Delay | None = None
+        self.start: Callable[[], None] | None = None  # starts the attempt that was made ready for its slot
         self.waiters: list[asyncio.Future[Run | None]] = []
 
     @property

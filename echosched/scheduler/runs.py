@@ -7,6 +7,7 @@ then an exit code can still be looked at again by whoever comes after a crash.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine
@@ -41,7 +42,7 @@ COLLECT_SECONDS = 0.01
 """While more than a crowd runs, ends are collected for so long before each commit: in a burst every commit
 takes from the starts what it costs, and nobody waits for an end whose place is free already."""
 
-STARTS_FIRST_SECONDS = 0.25
+STARTS_FIRST_SECONDS = 0.5
 """The same while others wait for a place: until they have begun, what can wait does. An ended process is reaped
 only after the commit, so a crash in between loses no exit code."""
 
@@ -75,6 +76,7 @@ class Runs:
         self._clock = clock
         self._executor = executor
         self._launch: Callable[..., bool] | None = getattr(executor, "launch", None)
+        self._prepare: Callable[..., Callable[[], None] | None] | None = getattr(executor, "prepare", None)
         self._emit = emit
         self._spawn = spawn
         self._on_end = on_end
@@ -113,6 +115,9 @@ class Runs:
         live.ahead = True
         self.held.push(live, until, live.order)
         live.handle = Delay(partial(self.held.discard, live))
+        if self._prepare is not None:
+            with contextlib.suppress(Exception):  # what is wrong is told at the start
+                live.start = self._prepare(*self._attempt(live))
 
     def release(self, epoch: float) -> bool:
         """Start what was held until *epoch* or earlier; tell whether there was anything."""
@@ -172,15 +177,23 @@ class Runs:
         if self.may_begin is not None and not self.may_begin(live):
             return
         try:
-            path = self._output_path(live.run, live.attempt) if live.job.policy.output else None
-            attempt = Attempt(live.run, live.job, live.slot, live.attempt, live.trigger, path)
-            steps = (partial(self._begun, live), partial(self._refused, live), partial(self._ended, live))
+            if live.start is not None:
+                start, live.start = live.start, None
+                start()
+                return
+            attempt, *steps = self._attempt(live)
             if self._launch is not None and self._launch(attempt, *steps):
                 return
         except Exception as error:  # noqa: BLE001 - told as the reason
             soon(self._refused, live, error)
             return
         self._spawn(self._carry_out(live, attempt))
+
+    def _attempt(self, live: LiveRun) -> tuple[Attempt, *tuple[Callable[[Any], None], ...]]:
+        """Return what an executor needs for the next attempt of *live*: it, and whom to call."""
+        path = self._output_path(live.run, live.attempt) if live.job.policy.output else None
+        attempt = Attempt(live.run, live.job, live.slot, live.attempt, live.trigger, path)
+        return attempt, partial(self._begun, live), partial(self._refused, live), partial(self._ended, live)
 
     async def _carry_out(self, live: LiveRun, attempt: Attempt) -> None:
         try:

@@ -17,7 +17,7 @@ import pytest
 
 from echosched.errors import ExecutionError
 from echosched.executor import limits
-from echosched.model import Attempt, CommandAction, Job, Policy, Process, State, Trigger
+from echosched.model import Attempt, CommandAction, Job, Policy, Process, Result, State, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Rigs = Callable[..., Rig]
 else:
     Rig = Rigs = Any
+
+DEADLINE_SECONDS = 30.0
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing accounts needs root")
 
@@ -481,3 +483,78 @@ async def test_somebody_else_who_reaps_everything_hides_no_end(rigs: Rigs) -> No
         signal.signal(signal.SIGCHLD, before)
     # From Linux 6.15 on the pidfd still tells the code.
     assert (result.state, result.exit_code) in ((State.FAILED, 6), (State.ABANDONED, None))
+
+
+# ── made ready before the start ───────────────────────────────────────────────────────────────
+
+
+class Told:
+    """What an executor called back."""
+
+    def __init__(self) -> None:
+        self.begun: list[object] = []
+        self.refused: list[Exception] = []
+        self.ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    def prepare(self, rig: Rig, attempt: Attempt) -> Callable[[], None]:
+        start = rig.executor.prepare(attempt, self.begun.append, self.refused.append, self.ended.set_result)
+        assert start is not None
+        return start
+
+
+async def test_what_was_made_ready_starts_when_it_is_told_to_and_not_before(rig: Rig) -> None:
+    told, attempt = Told(), rig.attempt(CommandAction("cat", stdin="words"))
+    start = told.prepare(rig, attempt)
+    await asyncio.sleep(0.1)
+    assert rig.reported == []
+    assert not os.path.exists(attempt.output_path or "")
+    start()
+    result = await asyncio.wait_for(told.ended, DEADLINE_SECONDS)
+    assert result.state is State.SUCCEEDED
+    assert rig.output(attempt) == "words"
+    assert len(told.begun) == 1
+
+
+async def test_a_start_need_not_wait_until_it_was_made_ready(rig: Rig) -> None:
+    told, attempt = Told(), rig.attempt("echo soon")
+    told.prepare(rig, attempt)()
+    await asyncio.wait_for(told.ended, DEADLINE_SECONDS)
+    assert rig.output(attempt) == "soon\n"
+    assert len(rig.reported) == 1
+
+
+async def test_what_cannot_be_made_ready_is_told_at_its_start(rig: Rig) -> None:
+    told, attempt = Told(), rig.attempt(CommandAction(("no-such-program",)))
+    start = told.prepare(rig, attempt)
+    await asyncio.sleep(0.05)
+    assert told.refused == []
+    start()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not told.refused:
+            await asyncio.sleep(0.01)
+    assert "command not found: no-such-program" in str(told.refused[0])
+
+
+async def test_what_is_made_ready_and_never_started_leaves_nothing(rig: Rig) -> None:
+    await rig.run("true")  # threads and watches are there
+    before = sorted(os.listdir("/proc/self/fd"))
+    told = Told()
+    for _ in range(20):
+        told.prepare(rig, rig.attempt(CommandAction("cat", stdin="words")))
+    await asyncio.sleep(0.2)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert len(rig.reported) == 1
+
+
+async def test_an_ended_process_holds_no_descriptor_while_its_end_is_being_recorded(rig: Rig) -> None:
+    await rig.run("true")
+    before = len(os.listdir("/proc/self/fd"))
+    executions = [await rig.executor.start(rig.attempt("exit 3")) for _ in range(20)]
+    results = [await asyncio.wait_for(each.wait(), DEADLINE_SECONDS) for each in executions]
+    assert {result.exit_code for result in results} == {3}
+    assert len(os.listdir("/proc/self/fd")) == before
+    for each in executions:
+        assert each.process is not None
+        seen = os.waitid(os.P_PID, each.process.pid, os.WEXITED | os.WNOWAIT)
+        assert seen is not None, "not reaped before it is settled"
+        each.settle()
