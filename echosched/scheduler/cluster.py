@@ -44,6 +44,9 @@ WAIT_SECONDS = 0.25
 
 PAUSED = "its job was paused before it came"
 
+PACE_SECONDS = 0.05
+"""The first end is recorded at once; those that follow it within that time go together."""
+
 REFRESH_SECONDS = 0.2
 """Several changes that arrive together are read at once."""
 
@@ -71,6 +74,7 @@ class ClusterScheduler(Scheduler):
         self._judge = ClusterJudge(self.roster, self.runs)
         self.runs.on_retry = self._again
         self.runs.may_begin = self._may_begin
+        self.runs.pace_seconds = PACE_SECONDS
         self.name = store.myself.name
         self._labels = frozenset(store.myself.labels)
         self._queues: set[str] = set()

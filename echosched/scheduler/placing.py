@@ -104,7 +104,7 @@ class _Pending:
             self.at = max(now, wish.until - UNPROVEN_SECONDS)
         if not own:
             self.at += OTHERS_SECONDS
-        self.early = self.at if own and self.at == now else self.at - GATHER_SECONDS / 2
+        self.early = self.at if own and self.at == now else self.at - GATHER_SECONDS * (0.5 if own else 1.0)
 
     def wait(self, now: float) -> None:
         """Wait for the slot, and a little longer: this host's idea of the database's clock may be a little fast."""
@@ -156,9 +156,7 @@ class Placing:
                 due.append(one)
             else:
                 self._pending.setdefault(wish.claim.job, []).append(one)
-        if self._pending and self._attending is None:
-            self._attending = asyncio.get_running_loop().create_task(self._attend())
-        self._stirred.set()
+        self._stir()
         numbers: dict[int, int | None] = {}
         if due:
             try:
@@ -172,6 +170,11 @@ class Placing:
         return slot is not None and self.peers.claims(wish.claim.job, slot, wish.entry.job.policy.labels)
 
     # ── in the background ─────────────────────────────────────────────────────────────────────
+
+    def _stir(self) -> None:
+        if self._pending and self._attending is None:
+            self._attending = asyncio.get_running_loop().create_task(self._attend())
+        self._stirred.set()
 
     async def _attend(self) -> None:
         """Decide about what is pending, each at its time."""
@@ -278,10 +281,13 @@ class Placing:
         return numbers
 
     def _put_back(self, pending: Sequence[_Pending]) -> None:
+        if not self._scheduler.runs.starting:
+            return  # whoever goes on begins from the cursors
         now = self._scheduler.clock.now().timestamp()
         for one in reversed(pending):  # before those of their job that were noted since
             one.wait(now)
             self._pending.setdefault(one.wish.claim.job, []).insert(0, one)
+        self._stir()
 
     def _counts(self, one: _Pending) -> bool:
         entry = one.wish.entry

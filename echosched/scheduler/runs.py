@@ -86,10 +86,13 @@ class Runs:
         self._unarmed: list[LiveRun] = []
         self._ends: list[tuple[LiveRun, Ended]] = []
         self._committing = False
+        self._paced_at = 0.0  # when the next commit may begin
         self._committed = asyncio.Event()  # no end is left to commit
         self._committed.set()
         self.on_retry: Callable[[LiveRun, float], None] = self._again
         """Called after the commit of an attempt that another follows, with the seconds until then."""
+        self.pace_seconds = 0.0
+        """The least time between two commits of ends, where each is dear."""
         self.may_begin: Callable[[LiveRun], bool] | None = None
         """Asked at the last moment whether an attempt may begin; who says no looks after the run."""
         self._quiet = asyncio.Event()  # nothing runs either
@@ -266,6 +269,9 @@ class Runs:
             while self._ends:
                 if self.queue.placed > CROWD:
                     await asyncio.sleep(STARTS_FIRST_SECONDS if self.queue.waiting else COLLECT_SECONDS)
+                elif (wait := self._paced_at - self._clock.monotonic()) > 0:
+                    await asyncio.sleep(wait)
+                self._paced_at = self._clock.monotonic() + self.pace_seconds
                 batch, self._ends = self._ends, []
                 begun = self._clock.monotonic()
                 recorded = await self._store.finish([ended for _, ended in batch])

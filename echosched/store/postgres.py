@@ -224,9 +224,9 @@ class PostgresStore:
         await self._write_starts()
         return await self.transact(work)
 
-    async def transact(self, work: Work[_T]) -> _T:
-        """Return what *work* answers in one transaction."""
-        return await self.link.transact(work)
+    async def transact(self, work: Work[_T], *, single: bool = False) -> _T:
+        """Return what *work* answers in one transaction; *single*: it is one statement, and needs no other words."""
+        return await self.link.transact(work, single=single)
 
     async def _write_starts(self) -> None:
         # In a transaction of their own, one after another: locks go from jobs to runs, and a start that came

@@ -62,10 +62,10 @@ class ClusterStore(PostgresStore):
 
     # ── patience ──────────────────────────────────────────────────────────────────────────────
 
-    async def transact(self, work: Work[_T]) -> _T:
+    async def transact(self, work: Work[_T], *, single: bool = False) -> _T:
         """See :meth:`PostgresStore.transact`; a fault is told."""
         try:
-            return await super().transact(work)
+            return await super().transact(work, single=single)
         except OUTSIDE as error:
             self.on_fault(error)
             raise
@@ -156,7 +156,7 @@ class ClusterStore(PostgresStore):
         """Return which slots of *claims* (job, slot) are accounted for."""
         slots = [(claim.job, to_micros(claim.slot)) for claim in claims if claim.slot is not None]
         values = {"job": [job for job, _ in slots], "slot": [slot for _, slot in slots]}
-        rows = await self.transact(lambda connection: fetch(connection, "taken_slots", values))
+        rows = await self.transact(lambda connection: fetch(connection, "taken_slots", values), single=True)
         return {(job, from_micros(slot)) for job, slot in rows}
 
     async def cancelled(self) -> list[tuple[int, str]]:

@@ -132,11 +132,11 @@ class Link:
             (self.schema,),
         )
 
-    async def transact(self, work: Work[_T], *, scripts: bool = False) -> _T:
+    async def transact(self, work: Work[_T], *, scripts: bool = False, single: bool = False) -> _T:
         """Return what *work* answers inside one transaction; once more where two of them got into each other's way.
 
         Statements whose answer nobody reads yet travel together (pipeline mode), which does not go with *scripts*
-        of several statements.
+        of several statements. A *single* statement is a transaction by itself.
         """
         import psycopg
         from psycopg_pool import PoolTimeout
@@ -146,8 +146,8 @@ class Link:
                 async with (
                     asyncio.timeout(_CALL_SECONDS),
                     self.pool.connection() as connection,
-                    contextlib.nullcontext() if scripts else connection.pipeline(),
-                    connection.transaction(),
+                    contextlib.nullcontext() if scripts or single else connection.pipeline(),
+                    contextlib.nullcontext() if single else connection.transaction(),
                 ):
                     return await work(connection)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from echosched import events
+from echosched.clock import rfc3339
 from echosched.errors import Conflict, NotFound, StoreUnavailable, StoreUnusable
 from echosched.model import (
     After,
@@ -27,6 +28,8 @@ from echosched.model import (
     Trigger,
 )
 from echosched.store.postgres import PostgresStore
+from echosched.store.postgres_turns import Decision, Order
+from echosched.store.postgres_writes import Terms
 from tests.postgres import PostgresServer
 
 from .instances import Instance, ended, job, soon, until
@@ -284,6 +287,214 @@ async def test_an_instance_takes_no_more_than_it_has_room_for(make: MakeInstance
     assert (len(one.attempts), len(other.attempts)) == (2, 3)
     one.attempts[0].end()
     await until(lambda: len(one.attempts) == 3)
+
+
+# ── ahead of the slot ─────────────────────────────────────────────────────────────────────────
+
+NEVER = "0 0 1 1 *"
+
+
+async def hold_slot(instance: Instance, name: str, seconds: float = 1.2) -> tuple[int | None, datetime]:
+    """Let *instance* claim a slot of job *name* that comes in so many seconds."""
+    from echosched.scheduler.judge import Wish
+
+    entry, slot = instance.scheduler.roster.entry(name), soon(seconds)
+    claim = Claim(name, slot, Trigger.SCHEDULE, State.QUEUED, instance.clock.now())
+    return (await instance.scheduler.placing.place([Wish(entry, claim, until=slot.timestamp())]))[0], slot
+
+
+def started_at(run: int, *instances: Instance) -> datetime:
+    """Return when *run* began, for the first time."""
+    return min(a.started_at for each in instances for a in each.attempts if a.attempt.run == run)
+
+
+async def test_a_slot_is_claimed_and_taken_before_it_comes_and_begins_when_it_does(
+    make: MakeInstance,
+) -> None:
+    one, other = await two(make, *(job(f"job{n}", f"every 1h from {soon(2.0):%FT%TZ}") for n in range(6)))
+    slot = one.scheduler.roster.entry("job0").slot
+    assert slot is not None
+    await until(lambda: len(one.attempts) + len(other.attempts) == 6)
+    for n in range(6):
+        [run] = await one.store.history(job=f"job{n}")
+        assert run.slot == slot
+        assert timedelta(0) < slot - run.queued_at < timedelta(seconds=0.5)
+        begun = started_at(run.run, one, other)
+        assert timedelta(milliseconds=-2) < begun - slot < timedelta(seconds=2)
+    # No ticket was needed, so none is in Procrastinate's table.
+    count = "SELECT count(*) FROM procrastinate_jobs"
+    cursor = await one.store.link.transact(lambda connection: connection.execute(count))
+    assert await cursor.fetchone() == (0,)
+
+
+async def test_a_job_without_output_is_claimed_only_just_before_its_slot(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("silent", f"every 1h from {soon(2.0):%FT%TZ}", output=False))
+    await until(lambda: one.attempts)
+    [run] = await one.store.history(job="silent")
+    assert run.slot is not None
+    assert run.slot - run.queued_at < timedelta(seconds=0.12)
+
+
+async def test_a_slot_whose_job_is_busy_is_decided_when_it_comes(make: MakeInstance) -> None:
+    one, other = await two(make, job("busy", NEVER, overlap=Overlap.SKIP))
+    hold(one, other)
+    first = await slot_of(one, "busy", datetime.now(UTC) - timedelta(seconds=2))
+    where = await running(first, one, other)
+    early, slot = await hold_slot(one, "busy", 0.6)
+    assert early is None
+    assert len(await one.store.history(job="busy")) == 1, "nothing is decided yet"
+    where.attempt_of(first).end()
+    second = await until(lambda: newest_run(one, slot))
+    assert second.state is not State.SKIPPED
+    await running(second.run, one, other)
+    _, slot = await hold_slot(one, "busy", 0.4)
+    third = await until(lambda: newest_run(one, slot))
+    assert (third.state, third.error) == (State.SKIPPED, f"run {second.run} is still active (overlap skip)")
+    assert third.queued_at >= slot
+
+
+async def newest_run(instance: Instance, slot: datetime) -> Any:
+    return next((run for run in await instance.store.history(limit=5) if run.slot == slot), None)
+
+
+async def test_no_slot_is_decided_before_an_earlier_one_of_its_job(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("busy", NEVER))
+    now = datetime.now(UTC)
+    first, second = now + timedelta(seconds=0.3), now + timedelta(seconds=0.6)
+    claims = [Claim("busy", slot, Trigger.SCHEDULE, State.QUEUED, now) for slot in (first, second)]
+    start = Decision(State.QUEUED)
+    # The first one may not be decided ahead here; so the second may not be either, though it could.
+    orders = [
+        Order(one_claim, Terms(queue="any"), lambda situation: start, direct=direct, ahead=True)
+        for one_claim, direct in zip(claims, (False, True), strict=True)
+    ]
+    placement = await one.store.place(orders)
+    assert (placement.waiting, placement.placed) == ([0, 1], [None, None])
+    placement = await one.store.place(orders[1:])
+    assert [placed.state for placed in placement.placed if placed] == [State.RUNNING]
+
+
+async def test_who_is_far_too_early_has_a_wrong_clock_and_it_is_set(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("early", NEVER))
+    one.clock.look(one.clock.now() + timedelta(seconds=60), one.clock.boot())
+    run, _ = await hold_slot(one, "early", 60.2)
+    assert run is None
+    assert abs(one.clock.now() - datetime.now(UTC)) < timedelta(seconds=1)
+    assert await one.store.history() == []
+
+
+async def test_a_pause_elsewhere_takes_back_what_was_claimed_already(make: MakeInstance) -> None:
+    one, other = await two(make, job("task", NEVER))
+    run, slot = await hold_slot(one, "task")
+    await other.scheduler.roster.pause("task")
+    found = await ended(other, run)
+    assert (found.state, found.error) == (State.SKIPPED, "its job was paused before it came")
+    assert found.ended_at < slot
+    assert [*one.attempts, *other.attempts] == []
+    assert (await hold_slot(one, "task", 0.1))[0] is None
+
+
+async def test_a_cancel_elsewhere_ends_what_was_claimed_already(make: MakeInstance) -> None:
+    one, other = await two(make, job("task", NEVER))
+    run, _ = await hold_slot(one, "task")
+    await other.scheduler.cancel(run, "not wanted")
+    found = await ended(other, run)
+    assert (found.state, found.error, found.started_at) == (State.CANCELLED, "not wanted", None)
+    assert one.attempts == []
+
+
+@pytest.mark.parametrize("way", ["drained", "stopped", "upgraded"])
+async def test_what_a_host_holds_is_run_by_another_at_its_slot_when_it(make: MakeInstance, way: str) -> None:
+    one, other = await two(make, *(job(f"job{n}", NEVER) for n in range(5)))
+    held = [await hold_slot(one, f"job{n}", 1.5) for n in range(5)]
+    if way == "drained":
+        await other.store.drain("a")
+    elif way == "stopped":
+        await one.leave()
+    else:
+        await one.scheduler.quiesce()
+    for run, slot in held:
+        found = await ended(other, run)
+        assert (found.state, found.owner, found.attempt) == (State.SUCCEEDED, "b", 1)
+        assert started_at(run, other) >= slot - timedelta(milliseconds=2)
+        assert started_at(run, other) - slot < timedelta(seconds=3)
+    assert one.attempts == []
+    assert await other.store.check() == []
+
+
+async def test_a_host_that_was_stopped_starts_nothing_that_may_be_others_by_now(make: MakeInstance) -> None:
+    again = job("again", NEVER, on_abandoned=OnAbandoned.RETRY)
+    one, other = await two(make, again)
+    run, _ = await hold_slot(one, "again", 0.5)
+    # It hears and is heard of no more, as a stopped one; its slot comes when its lease is nearly over.
+    await one.scheduler.contact.stop()
+    one.scheduler.contact.touched -= 1.4
+    found = await ended(other, run)
+    assert (found.state, found.attempt) == (State.SUCCEEDED, 1), "it was given back before it was given up"
+    assert len(one.started) + len(other.started) == 1
+    assert one.scheduler._withdrawn == {}
+    assert await other.store.check() == []
+
+
+async def test_what_a_dead_host_held_is_found_and_run_again_where_that_is_wished(make: MakeInstance) -> None:
+    one, other = await two(
+        make, job("task", NEVER), job("again", NEVER, on_abandoned=OnAbandoned.RETRY), lease=2.0
+    )
+    held = [(await hold_slot(one, name, 1.5))[0] for name in ("task", "again")]
+    one.store.up.clear()  # it can give nothing back any more
+    await one.vanish()
+    assert (await ended(other, held[0])).state is State.ABANDONED
+    found = await ended(other, held[1])
+    assert (found.state, found.attempt, found.owner) == (State.SUCCEEDED, 2, "b")
+    assert one.attempts == []
+
+
+async def test_a_run_is_not_given_up_once_its_host_was_heard_of_again(make: MakeInstance) -> None:
+    one, other = await two(make, job("long", NEVER))
+    hold(one, other)
+    run = await slot_of(one, "long", datetime.now(UTC) - timedelta(seconds=1))
+    where = await running(run, one, other)
+    end = Ended(run, "long", 1, datetime.now(UTC), Result(State.ABANDONED, error="gone"))
+    assert await other.store.abandon([end]) == [False]
+    where.attempt_of(run).end()
+    assert (await ended(other, run)).state is State.SUCCEEDED
+
+
+async def test_what_was_given_back_and_taken_again_before_that_was_known_is_given_back_again(
+    make: MakeInstance,
+) -> None:
+    one = make("a", heartbeat=0.3, lease=30.0)
+    await one.begin(job("task", NEVER))
+    real, taken_again = one.store.give_back, asyncio.Event()
+
+    async def slow(held: Any) -> None:
+        await real(held)
+        if not taken_again.is_set():  # the answer comes only after the ticket was used
+            while not one.scheduler._retaken:
+                await asyncio.sleep(0.01)
+            taken_again.set()
+
+    one.store.give_back = slow  # type: ignore[method-assign]
+    run, _ = await hold_slot(one, "task", 0.3)
+    one.scheduler.contact.touched -= 25.0
+    found = await ended(one, run)
+    assert taken_again.is_set()
+    assert (found.state, found.attempt, one.started.count(run)) == (State.SUCCEEDED, 1, 1)
+
+
+async def test_a_start_is_written_with_the_end_that_follows_it(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("quick", NEVER, retries=1, retry_delay=timedelta(milliseconds=50)))
+    one.script = lambda attempt: Result(State.FAILED if attempt.number == 1 else State.SUCCEEDED, 0)
+    run = await slot_of(one, "quick", datetime.now(UTC) - timedelta(seconds=1))
+    found = await ended(one, run)
+    first, second = (attempted.started_at for attempted in one.attempts)
+    assert found.started_at == second
+    assert found.process == one.attempts[1].process
+    assert [attempt["started_at"] for attempt in found.attempts] == [rfc3339(first)]
 
 
 # ── retries, followers, operators ─────────────────────────────────────────────────────────────
