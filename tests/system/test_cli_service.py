@@ -174,13 +174,29 @@ def test_where_detached_processes_die_both_stay_in_the_foreground(both: House, p
         assert both.status["health"] == "ok"  # started means started
         assert both.status["mode"] == "foreground"
         terminal.expect(rf"dashboard: http://127\.0\.0\.1:{port}/dashboard")
+        terminal.expect(r"web +started \(pid \d+\)")  # and not a moment before it listens
         assert healthy(port)
+        assert both.json("service", "status")["web"]["health"] == "ok"
         terminal.press("\x03")
         assert terminal.end() == 0
         assert not both.status["running"]
         assert not healthy(port)
     finally:
         terminal.close()
+
+
+def test_a_web_server_that_cannot_listen_is_not_told_as_started(both: House, port: int) -> None:
+    both.environ["REPL_ID"] = "x"
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        done = both.run("service", "start")
+    assert done.returncode == 1
+    assert re.search(r"^scheduler +started", done.stdout, re.M)
+    assert not re.search(r"^web +started", done.stdout, re.M)
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert not both.status["running"]
 
 
 @pytest.mark.parametrize(("how", "code"), [("stop", 0), ("kill", 1)])
