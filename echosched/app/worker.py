@@ -57,6 +57,7 @@ class Worker:
         self.config = config
         self.link = link
         self.secrets = SecretResolver()
+        self.heart = Heartbeat(self)
         self.outputs = Outputs(paths.runs)
         self.host = host_of(
             Surroundings(
@@ -65,7 +66,7 @@ class Worker:
                 sink=self,
                 owner=f"{os.uname().nodename}:{link.supervisor_pid}",
                 lenient=link.standby or link.restarts > 0,
-                on_degraded=lambda since: self.heart.degraded(since),
+                on_degraded=self.heart.degraded,
                 records=lambda: [entry.record() for entry in self.scheduler.roster.entries.values()],
                 highest_trace=self.outputs.highest_run,
                 resolve=self.secrets,
@@ -73,7 +74,6 @@ class Worker:
         )
         self.clock, self.store = self.host.clock, self.host.store
         self.started_at = self.clock.now()
-        self.heart = Heartbeat(self)
         self.messages = Messages(self)
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
