@@ -12,6 +12,7 @@ from echosched.cli.findings import Finding, bad, ok, warn
 from echosched.clock import SystemClock
 from echosched.daemon import host, probe
 from echosched.executor import cgroup
+from echosched.executor.proc import exit_status
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -249,7 +250,7 @@ def kernel(paths: Paths, config: Config | None) -> Iterator[Finding]:
         (probe.timerfd, "timerfd", "clock changes are noticed at once", "they are noticed within 5 s"),
         (probe.pidfd, "pidfd", "jobs are watched and signalled by descriptor", "jobs are watched by polling"),
         (
-            probe.pidfd_tells_exit,
+            lambda: probe.pidfd_tells_exit(exit_status),
             "PIDFD_GET_INFO",
             "exit codes survive the death of the supervisor",
             "a run that outlives worker and supervisor is recorded as abandoned (Linux 6.15 has it)",

@@ -171,10 +171,6 @@ class WorkerLink:
         """Say that a retiring worker has committed everything and lets the next one go."""
         self._say({"op": "retired"})
 
-    def request_stop(self, *, keep_jobs: bool = False, reason: str | None = None) -> None:
-        """Ask the supervisor to stop the daemon, as TERM would; with *keep_jobs* running jobs stay."""
-        self._say({"op": "shutdown", "keep_jobs": keep_jobs, "reason": reason})
-
     def close(self) -> None:
         """Let go of the line."""
         self._ended = True

@@ -15,6 +15,7 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from echosched.daemon import proc
@@ -147,8 +148,11 @@ def pidfd() -> bool:
     return True
 
 
-def pidfd_tells_exit() -> bool:
-    """Tell whether a pidfd still gives the exit code of a process that somebody else has reaped (Linux 6.15+)."""
+def pidfd_tells_exit(exit_status: Callable[[int, int], int | None]) -> bool:
+    """Tell whether a pidfd still gives the exit code of a process that somebody else has reaped (Linux 6.15+).
+
+    *exit_status(pidfd, pid)* is how jobs are asked after.
+    """
     child = os.fork()
     if child == 0:
         os._exit(7)
@@ -159,7 +163,7 @@ def pidfd_tells_exit() -> bool:
         return False
     try:
         os.waitpid(child, 0)
-        return proc.exit_status_by_pidfd(descriptor) == 7
+        return exit_status(descriptor, child) == 7
     finally:
         os.close(descriptor)
 

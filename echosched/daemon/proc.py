@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 
 DEAD_STATES = "ZXx"
 HAVE_PROC = os.path.exists("/proc/self/stat")
@@ -124,48 +123,6 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def decode_wait_status(status: int) -> int:
-    """Return an exit code (≥ 0) or minus a signal's number from a ``wait`` status."""
-    return os.waitstatus_to_exitcode(status)
-
-
-# struct pidfd_info (Linux 6.13; its exit code since 6.15), first version: mask, cgroup id, eleven ids
-# and the wait status. ioctl number: _IOWR(0xFF, 11, 64 bytes).
-_INFO = struct.Struct("=QQ11Ii")
-_PIDFD_GET_INFO = 0xC000FF0B | _INFO.size << 16
-_PIDFD_INFO_EXIT = 1 << 3
-
-
-def exit_status_by_pidfd(pidfd: int) -> int | None:
-    """Return how the process behind *pidfd* ended, also when it is not ours and long reaped.
-
-    An exit code, or minus a signal's number. ``None``: it lives, or the kernel (before Linux 6.15)
-    or our rights do not tell.
-    """
-    import fcntl
-
-    # The kernel clears what it could not answer, so the question is filled in anew for each call.
-    buffer = bytearray(_INFO.pack(_PIDFD_INFO_EXIT, *([0] * 13)))
-    try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
-    except OSError:
-        return None
-    fields = _INFO.unpack(buffer)
-    if not fields[0] & _PIDFD_INFO_EXIT:
-        return None
-    return decode_wait_status(fields[13])
-
-
-def exit_status_of_zombie(pid: int, ticks: int | None = None) -> int | None:
-    """Return how a zombie ended, from field 52 of its stat (same user only); ``None`` if not known."""
-    fields = _stat_fields(pid)
-    if fields is None or fields[0] not in (b"Z", b"X") or len(fields) < 50:
-        return None
-    if ticks is not None and int(fields[19]) != ticks:
-        return None
-    return decode_wait_status(int(fields[49]))
 
 
 def usage(pid: int) -> tuple[float, int] | None:

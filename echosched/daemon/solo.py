@@ -100,10 +100,6 @@ class SoloLink(WorkerLink):
         self._failure = exit_code, message.partition("\n")[0]
         sys.stderr.write(f"{self._settings.program}: {message}\n")
 
-    def request_stop(self, *, keep_jobs: bool = False, reason: str | None = None) -> None:
-        """Feed this very process a stop."""
-        self._feed("stop", **self._stop(reason, keep_jobs=keep_jobs))
-
     def _send(self, line: bytes) -> None:
         """Say nothing: there is no supervisor to hear of children and reloads."""
 

@@ -205,8 +205,6 @@ class Supervisor:
         elif op == "reloaded":
             self.settings.update(message.get("settings") or {})
             self.notifier.ready()
-        elif op == "shutdown":
-            self.stop(message.get("reason"), keep_jobs=message.get("keep_jobs", False))
 
     def _worker_ready(self, status: str) -> None:
         if self.upgraded:

@@ -109,7 +109,7 @@ def test_missing_kernel_features_name_what_is_done_instead(
         "parent_death_signal",
         "processes_visible",
     ):
-        monkeypatch.setattr(probe, name, lambda: False)
+        monkeypatch.setattr(probe, name, lambda *_: False)
     monkeypatch.setattr(cgroup, "cgroup2", lambda: (True, "/sys/fs/cgroup/mine"))
     findings = list(doctor_host.kernel(paths, None))
     assert [f.state for f in findings] == ["warn"] * 6 + ["ok"]
