@@ -159,7 +159,11 @@ def _code(paths: Paths, part: str) -> int:
 
 
 def _status(paths: Paths, part: str, arguments: dict[str, Any]) -> tuple[int, str]:
+    from echosched.daemon.inspect import UNKNOWN
+
     facts = _facts(paths, part)
+    if facts["lsb"] == UNKNOWN:
+        return UNKNOWN, f"unknown: {facts['paths']['pidfile']} cannot be read (ask as its user, or as root)"
     if not facts["running"]:
         how = f", last exit {facts['last_exit']['how']}" if facts["last_exit"] else ""
         return facts["lsb"], f"not running{how}"

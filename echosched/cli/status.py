@@ -54,11 +54,15 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
     """Return *document* as lines for people, the verdict first, with the *coming* next slots."""
     from echosched.cli import render
     from echosched.clock import SystemClock
+    from echosched.daemon.inspect import UNKNOWN
 
     now = SystemClock().now()
     health = document["health"]
     tone = {"ok": "good", "degraded": "warn", "stalled": "bad", "stopped": "dim"}[health]
     if not document["running"]:
+        if document["lsb"] == UNKNOWN:
+            verdict = render.paint("whether echoschedd runs is unknown", "bad")
+            return [f"{verdict}: {document['paths']['pidfile']} cannot be read (ask as its user, or as root)"]
         shown = [render.paint("echoschedd is not running", "bad" if document["lsb"] == 1 else "bold")]
         if document["pid"] is not None:
             shown[0] += f": process {document['pid']} died and left its pidfile"

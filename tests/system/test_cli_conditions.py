@@ -90,3 +90,16 @@ def test_an_attempt_that_never_was_is_an_error_with_and_without_a_daemon(house: 
             assert wrong.returncode == 1
             assert f"run {number}: there is no attempt {attempt} (it has had one attempt)" in wrong.stderr
         house.ok("stop")
+
+
+def test_what_cannot_be_seen_is_unknown_and_not_called_stopped(house: House) -> None:
+    house.write("")
+    for name in ("echosched.pid", "echosched-web.pid"):
+        (house.directory / name).symlink_to("elsewhere")  # never followed; as good as no right to look
+    done = house.run("status")
+    assert done.returncode == 4
+    assert done.stdout.startswith("whether echoschedd runs is unknown: ")
+    done = house.run("service", "status")
+    assert done.returncode == 4
+    assert done.stdout.count("unknown: ") == 2
+    assert "not running" not in done.stdout
