@@ -11,8 +11,9 @@ from echosched.cli.session import count_of, paths_of
 from echosched.errors import EchoschedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from echosched.config.paths import Paths
-    from echosched.daemon.beat import Beat
     from echosched.daemon.presence import Presence
     from echosched.web.settings import WebSettings
 
@@ -37,7 +38,7 @@ async def _alone(settings: WebSettings, paths: Paths) -> None:
             presence = _present(paths)
             if presence is not None:
                 life.enter_context(presence)
-                _beat_on(presence.beat)
+                _keep_on(presence.keep, presence.beat.interval_seconds)
                 presence.ready()
 
         await serve(settings, _announce, ready=ready)
@@ -63,9 +64,9 @@ def _present(paths: Paths) -> Presence | None:
     return None
 
 
-def _beat_on(beat: Beat) -> None:
-    beat.beat()
-    asyncio.get_running_loop().call_later(beat.interval_seconds, _beat_on, beat)
+def _keep_on(act: Callable[[], None], seconds: float) -> None:
+    act()
+    asyncio.get_running_loop().call_later(seconds, _keep_on, act, seconds)
 
 
 def _announce(line: str) -> None:
@@ -138,7 +139,7 @@ async def _supervised(link: Any, settings: WebSettings) -> None:
     if link.standby:
         link.ready("standing by")
         await go.wait()
-    _beat_on(beat)
+    _keep_on(beat.beat, beat.interval_seconds)
 
     def announce(line: str) -> None:
         # This goes to a file: the key itself is told at the terminal, by whoever started us.

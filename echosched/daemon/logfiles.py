@@ -90,10 +90,10 @@ class Screen:
             os.close(self._descriptor)
 
 
-def complain(text: str) -> None:
+def complain(text: str, who: str = "supervisor") -> None:
     """Write a line to stderr (``.out`` of a detached daemon), whatever has become of it."""
     screen = Screen(2)
-    screen.put(f"{instant.now_text()} supervisor: {text}\n".encode())
+    screen.put(f"{instant.now_text()} {who}: {text}\n".encode())
     screen.close()
 
 

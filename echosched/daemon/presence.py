@@ -30,6 +30,8 @@ class Presence:
         self._locks = locks
         self._state = settings.paths.state
         self._beat_path = settings.paths.beat
+        self._program = settings.program
+        self._complaints: set[str] = set()
         self._record, left = Record.begin(settings)
         self.children: list[Child] = left
         """Ended children of an earlier daemon that nobody has written down; kept in the state until the end."""
@@ -79,6 +81,11 @@ class Presence:
             self._record.stopping(reason)
             self._save()
 
+    def keep(self) -> None:
+        """Beat, and make anew what somebody removed: systemd takes a unit's directory away with all that is in it."""
+        self.beat.beat()
+        self._locks.keep(self._complain_once)
+
     def not_upgraded(self, why: str) -> None:
         """Note that an upgrade was asked for and did not happen."""
         self._record.upgraded(why)
@@ -102,7 +109,12 @@ class Presence:
         try:
             self._record.save(self._owner, self.beat.look())
         except OSError as error:
-            logfiles.complain(f"{self._state}: {error.strerror}")
+            self._complain_once(f"{self._state}: {error.strerror}")
+
+    def _complain_once(self, text: str) -> None:
+        if text not in self._complaints:
+            self._complaints.add(text)
+            logfiles.complain(text, self._program)
 
 
 __all__ = ["Presence"]

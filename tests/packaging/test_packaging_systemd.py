@@ -140,7 +140,10 @@ def test_the_dashboard_has_a_unit_of_its_own_that_is_off_at_first(box: Any) -> N
     assert box.out("systemctl show -p MainPID --value echosched") == str(restarted["pid"])
     assert restarted["pid"] != started["pid"]
     assert box.out("ps -o user= -C echoschedd | sort -u") == "echosched"
+    serving = box.out("systemctl show -p MainPID --value echosched-web")
+    assert f"running (pid {serving}), ok" in box.out("echoschedd service status web")
     box.run("systemctl stop echosched-web")
+    assert "not running, last exit clean" in box.out("echoschedd service status web || true")
     assert box.wait_ok()["running"] is True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,17 @@ def test_a_directory_that_is_not_ours_is_an_error_with_its_name(tmp_path: Path) 
     (tmp_path / "run").write_text("a file")
     with pytest.raises(OSError, match="run"):
         Presence.take(settings_in(tmp_path))
+
+
+def test_what_somebody_removed_is_made_anew(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with taken(settings) as presence:
+        presence.ready()
+        shutil.rmtree(tmp_path / "run")  # as systemd does when the unit stops whose directory it is
+        presence.keep()
+        assert inspect(settings.paths)["lsb"] == NOT_RUNNING  # nowhere to say it
+        (tmp_path / "run").mkdir()
+        presence.keep()
+        facts = inspect(settings.paths)
+        assert (facts["lsb"], facts["health"], facts["pid"]) == (RUNNING, "ok", os.getpid())
+    assert os.listdir(tmp_path / "run") == []
