@@ -176,7 +176,10 @@ def rate(instances: int, per_second: int, options: argparse.Namespace) -> dict[s
             time.sleep(SETTLE_SECONDS)
             every = marks(peer)
             found = [(job, second, at) for job, second, at in every if begin <= second < end]
-            owners = peer.server.ask("bench", "SELECT owner, count(*) FROM echosched.runs GROUP BY 1")
+            counted = f"slot >= {begin}000000 AND slot < {end}000000"  # not while the first was still alone
+            owners = peer.server.ask(
+                "bench", f"SELECT owner, count(*) FROM echosched.runs WHERE {counted} GROUP BY 1"
+            )
         finally:
             peer.close()
     # What began in that time, for whichever slot: behind its time a fleet still does its work.
@@ -386,7 +389,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows = {"peers": peers, "rates": rates, "store": store, "idle": idle}[options.what](options)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"cluster_{options.what}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    shape = "_spread" if getattr(options, "spread", False) else ""
+    (RESULTS / f"cluster_{options.what}{shape}.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

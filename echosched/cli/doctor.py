@@ -37,12 +37,13 @@ def doctor(arguments: dict[str, Any]) -> int:
 
 def examine(paths: Paths) -> Iterator[Finding]:
     """Yield every finding; a check that breaks is a finding too, and keeps no other from being made."""
-    from echosched.cli import doctor_files, doctor_host
+    from echosched.cli import doctor_cluster, doctor_files, doctor_host
 
     config, problems = doctor_files.read_config(paths)
     checks: list[Callable[[Paths, Config | None], Iterator[Finding]]] = [
         *doctor_host.CHECKS,
         *doctor_files.CHECKS,
+        *doctor_cluster.CHECKS,
     ]
     yield from problems
     for check in checks:

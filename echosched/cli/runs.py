@@ -200,7 +200,19 @@ async def _stored_history(paths: Paths, query: dict[str, Any]) -> list[dict[str,
             raise NotRunning(f"{op}: no daemon runs")
         _must_be_configured(paths, args["job"])
 
-    return await StoredReads(paths.db, ask).history(**query)
+    return await StoredReads(paths.db, ask, dsn=_shared_dsn(paths)).history(**query)
+
+
+def _shared_dsn(paths: Paths) -> str | None:
+    """Return where many hosts keep their runs, if this one is of many."""
+    from echosched.config.load import load
+    from echosched.errors import ConfigError
+
+    try:
+        cluster = load(paths=paths).cluster
+    except ConfigError:
+        return None
+    return None if cluster is None else cluster.dsn
 
 
 def _must_be_configured(paths: Paths, job: str) -> None:

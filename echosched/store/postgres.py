@@ -36,9 +36,9 @@ SCHEMA = "echosched"
 class PostgresStore:
     """A :class:`~echosched.protocols.Store` on a PostgreSQL server, shared by any number of instances.
 
-    *owner* is the name of this instance. Notes are kept for each owner apart. *schema* is where all tables
-    lie. ``open`` raises ``StoreUnusable`` for a malformed *dsn*, refused credentials, missing rights and a newer
-    schema, ``StoreUnavailable`` where the server cannot be reached now.
+    *owner* is the name of this instance. Notes are kept for each owner apart. *schema* is where all tables lie;
+    *read_only*: they are not made or changed. ``open`` raises ``StoreUnusable`` for a malformed *dsn*, refused
+    credentials, missing rights and a newer schema, ``StoreUnavailable`` where the server cannot be reached now.
     """
 
     def __init__(
@@ -48,10 +48,12 @@ class PostgresStore:
         owner: str | None = None,
         schema: str = SCHEMA,
         connect_seconds: float = 10.0,
+        read_only: bool = False,
         steps: Sequence[str] | None = None,
     ) -> None:
         self.owner = owner
         self.link = Link(dsn, schema=schema, connect_seconds=connect_seconds)
+        self._read_only = read_only
         self._steps = tuple(steps) if steps is not None else postgres_schema.migrations()
         self._starts: list[Started] = []
         self._writing_starts = asyncio.Lock()
@@ -62,7 +64,10 @@ class PostgresStore:
         """Connect, create the tables or migrate them up."""
         await self.link.open()
         try:
-            await postgres_schema.migrate(self.link, self._steps)
+            if self._read_only:
+                await postgres_schema.judge(self.link, self._steps)
+            else:
+                await postgres_schema.migrate(self.link, self._steps)
         except BaseException:
             await self.link.close()
             raise

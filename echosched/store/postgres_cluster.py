@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from echosched.clock import from_micros, rfc3339, to_micros
 from echosched.errors import StoreError, StoreUnavailable, StoreUnusable
@@ -49,7 +49,7 @@ class ClusterStore(PostgresStore):
     def __init__(
         self, dsn: str, myself: Myself, *, connect_seconds: float = 10.0, schema: str | None = None
     ) -> None:
-        more = {} if schema is None else {"schema": schema}
+        more: dict[str, Any] = {} if schema is None else {"schema": schema}
         super().__init__(dsn, owner=myself.name, connect_seconds=connect_seconds, **more)
         self.myself = myself
         self.on_fault: Callable[[StoreError], None] = lambda error: None

@@ -26,10 +26,7 @@ async def migrate(link: Link, steps: tuple[str, ...]) -> None:
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"migrate {link.schema}",))
         version = await _version(connection, link.schema)
         if version > len(steps):
-            raise StoreUnusable(
-                f"{link.place}: schema {link.schema} has version {version}, and this program knows only up to"
-                f" {len(steps)}; nothing was changed (upgrade EchoSched on this host)"
-            )
+            raise _newer(link, version, len(steps))
         if version == 0:
             await _create(connection, link)
         for number in range(version + 1, len(steps) + 1):
@@ -39,6 +36,23 @@ async def migrate(link: Link, steps: tuple[str, ...]) -> None:
         await _migrate_procrastinate(connection)
 
     await link.transact(work, scripts=True)
+
+
+async def judge(link: Link, steps: tuple[str, ...]) -> None:
+    """See whether the tables are those that this program reads, without making or changing any."""
+    version = await link.transact(lambda connection: _version(connection, link.schema))
+    if version > len(steps):
+        raise _newer(link, version, len(steps))
+    if version < len(steps):
+        found = f"schema {link.schema} has version {version}" if version else "there are no tables yet"
+        raise StoreUnusable(f"{link.place}: {found} (echoschedd start brings them up)")
+
+
+def _newer(link: Link, version: int, known: int) -> StoreUnusable:
+    return StoreUnusable(
+        f"{link.place}: schema {link.schema} has version {version}, and this program knows only up to"
+        f" {known}; nothing was changed (upgrade EchoSched on this host)"
+    )
 
 
 async def _version(connection: Any, schema: str) -> int:

@@ -20,14 +20,14 @@ from echosched.clock import SystemClock
 from echosched.errors import ConfigError, Conflict, ExecutionError, NotRunning, StoreError, no_such_job
 from echosched.model import Job, JobRecord, ProcessIdentity, Run
 from echosched.protocols import Clock
-from echosched.web.stored import opened
+from echosched.web.stored import opened, opened_shared
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from echosched.config.paths import Paths
     from echosched.config.settings import Config
-    from echosched.operations import Operations
+    from echosched.operations import Membership, Operations
     from echosched.store.sqlite import SqliteStore
 
 READS = frozenset(
@@ -92,9 +92,13 @@ class Records:
             yield cast(Any, _NoRecords())
             return
         try:
+            if config.cluster is not None:
+                async with opened_shared(config.cluster.dsn) as shared:
+                    yield cast(Any, shared)
+                return
             async with opened(self._paths.db) as store:
                 yield store
-        except StoreError as error:
+        except (StoreError, ExecutionError) as error:
             raise NotRunning(f"{_NOT_RUNNING}; its records cannot be read: {error}") from None
 
     async def _operations(
@@ -135,6 +139,7 @@ class Records:
             reload=_no_reload,
             journal_path=self._paths.log,
             redact=redact,
+            membership=_membership(config, store),
         )
 
     def _output_path(self, run: int, attempt: int) -> str:
@@ -155,6 +160,16 @@ class _NoRecords:
     async def history(self, **_query: Any) -> list[Run]:
         """Return no runs."""
         return []
+
+
+def _membership(config: Config, store: Any) -> Membership | None:
+    """Return this host's part in a cluster: outputs lie on the hosts that ran the jobs."""
+    if config.cluster is None:
+        return None
+    from echosched.config.cluster import address
+    from echosched.operations import Membership
+
+    return Membership(store, config.cluster.instance, address(config.cluster.dsn))
 
 
 async def _redactor(config: Config, store: SqliteStore, run: int) -> Callable[[str], str]:

@@ -19,7 +19,11 @@ from echosched.operations.description import RECENT, recent_runs, run_details
 from echosched.protocols import Facts
 
 if TYPE_CHECKING:
+    from echosched.store.postgres import PostgresStore
     from echosched.store.sqlite import SqliteStore
+
+CONNECT_SECONDS = 3.0
+"""Whoever reads waits no longer for a database."""
 
 Ask = Callable[..., Awaitable[Any]]
 """Carries out an operation in the worker."""
@@ -41,14 +45,32 @@ async def opened(path: str) -> AsyncIterator[SqliteStore]:
         await store.close()
 
 
+@contextlib.asynccontextmanager
+async def opened_shared(dsn: str) -> AsyncIterator[PostgresStore]:
+    """Give the store that many hosts share, for reading; *dsn* may hold references to secrets."""
+    from echosched.config.secrets import SecretResolver
+    from echosched.store.postgres import PostgresStore
+
+    store = PostgresStore(SecretResolver()(dsn), read_only=True, connect_seconds=CONNECT_SECONDS)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
 class StoredReads:
-    """The operations that read runs, over the file at *path*; *ask* is for what only the worker knows."""
+    """The operations that read runs, over the file at *path*; *ask* is for what only the worker knows.
+
+    With *dsn* the history is read from the database that many hosts share.
+    """
 
     OPERATIONS = frozenset({"history", "run", "timeline", "recent"})
 
-    def __init__(self, path: str, ask: Ask) -> None:
+    def __init__(self, path: str, ask: Ask, *, dsn: str | None = None) -> None:
         self._path = path
         self._ask = ask
+        self._dsn = dsn
 
     async def call(self, op: str, args: Facts) -> Any:
         """Carry out *op*, one of :attr:`OPERATIONS`; raises ``StoreError`` where the file cannot be read."""
@@ -64,7 +86,7 @@ class StoredReads:
         before_run: int | None = None,
     ) -> list[Facts]:
         """Return the newest *n* runs, newest first; raises ``NotFound`` for a job that is not and never was."""
-        async with opened(self._path) as store:
+        async with opened(self._path) if self._dsn is None else opened_shared(self._dsn) as store:
             runs = await store.history(
                 job=job,
                 states=[State(state) for state in states],

@@ -356,3 +356,18 @@ ORDER BY run LIMIT 500
 
 -- name: redefine
 UPDATE runs SET definition = NULL, queue = split_part(queue, '#', 1) WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued'
+
+-- name: probe
+SELECT current_setting('server_version'), current_user, current_database(), pg_is_in_recovery(),
+    has_database_privilege(current_database(), 'CREATE')
+
+-- name: probe_tables
+-- What the role may do with our tables, whether or not it may see into the schema; also Procrastinate's.
+SELECT c.relname, has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
+    has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relkind = 'r' ORDER BY c.relname
+
+-- name: schema_version
+SELECT version FROM meta
