@@ -43,6 +43,7 @@ class Launch:
     account: tuple[int, int, tuple[int, ...]] | None = None
     nice: int | None = None
     exclusive: bool = True
+    call: _Call | None = None  # made ready before the start
 
 
 class Spawner:
@@ -55,6 +56,11 @@ class Spawner:
         self._own_fs: bool | None = None  # None: not needed so far
         self._program_cwd = b"/proc/%d/cwd" % os.getpid()
 
+    def make_ready(self, launch: Launch) -> None:
+        """Build what the C library wants to be told of *launch*, if nothing of it is open yet."""
+        if self._libc is not None and launch.account is None and launch.input is None:
+            launch.call = _Call(self._libc, launch)
+
     def spawn(self, launch: Launch) -> int:
         """Start *launch* in a session of its own and return its pid; raises ``OSError``.
 
@@ -63,6 +69,7 @@ class Spawner:
         own_umask = self._set_umask(launch.umask)
         if self._own_fs and launch.cwd is None:
             launch.cwd = self._program_cwd  # a chdir of the program no longer reaches this thread
+            launch.call = None
         spawn = _fork_exec
         if self._libc is not None and launch.account is None and own_umask:
             spawn = self._libc.spawn
@@ -94,7 +101,7 @@ class _Libc:
         self._posix_spawn = slow.posix_spawn
         self.unshare: Any = slow.unshare
         self._init = quick.posix_spawn_file_actions_init
-        self._destroy = quick.posix_spawn_file_actions_destroy
+        self.destroy: Any = quick.posix_spawn_file_actions_destroy
         self._addopen = quick.posix_spawn_file_actions_addopen
         self._adddup2 = quick.posix_spawn_file_actions_adddup2
         self._addchdir = quick.posix_spawn_file_actions_addchdir_np
@@ -124,27 +131,19 @@ class _Libc:
 
     def spawn(self, launch: Launch) -> int:
         """Call posix_spawn; raises ``OSError`` with its error number."""
-        actions = ctypes.create_string_buffer(_OPAQUE)
-        if self._init(actions):
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        try:
-            failed = self._add_actions(actions, launch)
-            pid = ctypes.c_int()
-            failed = failed or self._posix_spawn(
-                ctypes.byref(pid),
-                ctypes.c_char_p(launch.path),
-                actions,
-                self._attr,
-                _vector(launch.argv),
-                _vector(launch.env),
-            )
-        finally:
-            self._destroy(actions)
+        call, launch.call = launch.call or _Call(self, launch), None
+        pid = ctypes.c_int()
+        failed = self._posix_spawn(
+            ctypes.byref(pid), call.path, call.actions, self._attr, call.argv, call.env
+        )
         if failed:
             raise OSError(failed, os.strerror(failed))
         return pid.value
 
-    def _add_actions(self, actions: Any, launch: Launch) -> int:
+    def add_actions(self, actions: Any, launch: Launch) -> int:
+        """Fill *actions*, which is raw memory, with what the child does before its exec; return an error number."""
+        if self._init(actions):
+            return errno.ENOMEM
         # Order matters: stdin first (its source may be descriptor 1), directory last (paths are absolute).
         if launch.stdin is None:
             failed = self._addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0)
@@ -163,6 +162,24 @@ class _Libc:
         if self._addclosefrom is not None:
             failed = failed or self._addclosefrom(actions, 3)
         return int(failed)
+
+
+class _Call:
+    """The arguments of one posix_spawn."""
+
+    __slots__ = ("_libc", "actions", "argv", "env", "path")
+
+    def __init__(self, libc: _Libc, launch: Launch) -> None:
+        self._libc = libc
+        self.actions = ctypes.create_string_buffer(_OPAQUE)  # of zeros: may be destroyed as it is
+        self.path = ctypes.c_char_p(launch.path)
+        self.argv, self.env = _vector(launch.argv), _vector(launch.env)
+        failed = libc.add_actions(self.actions, launch)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+
+    def __del__(self) -> None:
+        self._libc.destroy(self.actions)
 
 
 def _vector(strings: list[bytes]) -> Any:

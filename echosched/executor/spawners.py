@@ -92,7 +92,7 @@ class Spawners:
         birth = BirthClock(self._home.clock)
         while (order := self._queue.get()) is not None:
             if isinstance(order, list):
-                self._make_ready(order)
+                self._make_ready(spawner, order)
                 continue
             try:
                 self._spawn(spawner, birth, order)
@@ -102,12 +102,14 @@ class Spawners:
                 log.exception("run %s of %s could not be started", order.attempt.run, order.attempt.job.name)
                 self._home.refuse(order, ExecutionError(f"cannot be started: {err!r}"))
 
-    def _make_ready(self, orders: list[Order]) -> None:
+    def _make_ready(self, spawner: Spawner, orders: list[Order]) -> None:
         for order in orders:
             # What fails here fails at the start once more, and is told there.
             with contextlib.suppress(Exception):
                 if not order.taken:
-                    order.launch = self._prepare(order)
+                    launch = self._prepare(order)
+                    spawner.make_ready(launch)
+                    order.launch = launch
 
     def _prepare(self, order: Order) -> Launch:
         launch = self._preparer.prepare(order.attempt, order.program)
@@ -143,6 +145,7 @@ def _launch(spawner: Spawner, launch: Launch) -> int:
         path=b"/bin/sh",
         argv=[b"/bin/sh", launch.path, *launch.argv[1:]],
         exclusive=False,
+        call=None,
     )
     try:
         return spawner.spawn(script)

@@ -40,6 +40,7 @@ _PORTION = 250  # events of one turn of the loop: about 2 ms
 _CROWD = 32  # events within a tenth of a second, after which they are collected
 _CROWD_WINDOW = timedelta(seconds=0.1)
 _COLLECT_SECONDS = 0.05
+_MOST_LOOKS = 10  # while they keep coming
 _OPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -136,7 +137,8 @@ class Journal:
     terminal or a full pipe there delays nobody. *call_soon*: a loop's ``call_soon``; with it events
     of one turn are written together at its end and :meth:`emit` belongs to that loop's thread; without
     it each event is written at once. With the loop's *call_later* too, events that come in crowds are
-    collected for 0.05 s: in a burst of starts each write would take from them what it costs. *lenient*: a file
+    collected until no more come, for 0.5 s at most: in a burst of starts each write would take from them what
+    it costs. *lenient*: a file
     that cannot be opened now is tried again with every write instead of being raised.
     """
 
@@ -157,6 +159,8 @@ class Journal:
         self._in_window = 0
         self._events: list[Event] = []
         self._scheduled = False
+        self._looks = 0  # at a crowd that goes on
+        self._looked_at = 0
         self._fd = -1
         self._inode: tuple[int, int] | None = None
         self._failing: str | None = None
@@ -191,7 +195,8 @@ class Journal:
             self._scheduled = True
             try:
                 if self._call_later is not None and self._is_crowd(event.ts):
-                    self._call_later(_COLLECT_SECONDS, self._turn)
+                    self._looks = self._looked_at = 0
+                    self._call_later(_COLLECT_SECONDS, self._look)
                 else:
                     self._call_soon(self._turn)
             except RuntimeError:  # the loop is closed: what is told now is told at once
@@ -202,6 +207,15 @@ class Journal:
         if self._window_at is None or not timedelta(0) <= at - self._window_at < _CROWD_WINDOW:
             self._window_at, self._in_window = at, 0
         return self._in_window > _CROWD
+
+    def _look(self) -> None:
+        """Write what was collected, unless the crowd goes on."""
+        come, self._looked_at = len(self._events) - self._looked_at, len(self._events)
+        self._looks += 1
+        if come > _CROWD and self._call_later is not None and self._looks < _MOST_LOOKS:
+            self._call_later(_COLLECT_SECONDS, self._look)
+        else:
+            self._turn()
 
     def flush(self) -> None:
         """Write all that is pending as far as possible; never raises."""

@@ -107,15 +107,43 @@ def test_a_crowd_of_events_is_collected_and_a_lone_one_is_not(tmp_path):
         journal.emit(JobPaused(ts=start + timedelta(milliseconds=number / 4), job=f"job{number}"))
         if loop.calls:
             loop.turn()
-    [(seconds, turn)] = later
+    [(seconds, look)] = later
     assert 0 < seconds <= 0.1
     assert 0 < len(jobs_in(tmp_path / "j.log")) < 100
-    turn()
+    look()  # they kept coming
+    assert len(jobs_in(tmp_path / "j.log")) < 100
+    later.pop()[1]()  # no more did
     assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(200)]
     journal.emit(JobPaused(ts=start + timedelta(seconds=1), job="alone"))
     assert len(later) == 1
     loop.turn()
     assert jobs_in(tmp_path / "j.log")[-1] == "alone"
+    journal.close()
+
+
+def test_a_crowd_that_does_not_end_is_written_within_half_a_second(tmp_path):
+    loop, later = Loop(), []
+    journal = Journal(
+        tmp_path / "j.log",
+        call_soon=loop.call_soon,
+        call_later=lambda seconds, function: later.append((seconds, function)),
+    )
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    for number in range(40):
+        journal.emit(JobPaused(ts=start, job=f"job{number}"))
+        loop.turn()
+    waited, sent = 0.0, 40
+    while len(jobs_in(tmp_path / "j.log")) < 100:
+        for _ in range(50):
+            journal.emit(JobPaused(ts=start + timedelta(seconds=waited), job=f"job{sent}"))
+            sent += 1
+        seconds, look = later.pop()
+        waited += seconds
+        look()
+    assert 0.2 <= waited <= 0.5 + 1e-9
+    while loop.calls:
+        loop.turn()
+    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(sent)]
     journal.close()
 
 
