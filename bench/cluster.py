@@ -1,7 +1,7 @@
 """Many hosts: what peers lose and double, what one run costs, how late it starts, and where it ends.
 
     python bench/cluster.py peers [--jobs 20] [--seconds 40] [PEER …]
-    python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15] [--spread] [--output]
+    python bench/cluster.py rates [--instances 1,2,4] [--rates 50,100,200] [--seconds 15] [--spread] [--no-output]
     python bench/cluster.py store [--batches 1,10,100]
     python bench/cluster.py idle [--instances 1,2,4,8] [--seconds 20]
 
@@ -158,7 +158,9 @@ def rate(instances: int, per_second: int, options: argparse.Namespace) -> dict[s
         mark = build(directory, "mark", MARK_C)
         seconds = options.seconds
         due = tuple(offsets(per_second, options.spread))
-        kind = type("Fleet", (Echosched,), {"hosts": instances, "offsets": due, "output": options.output})
+        kind = type(
+            "Fleet", (Echosched,), {"hosts": instances, "offsets": due, "output": not options.no_output}
+        )
         peer = kind(directory, mark, per_second, seconds)
         try:
             peer.prepare()
@@ -377,7 +379,7 @@ def main() -> None:
     two.add_argument("--rates", type=numbers, default=[50, 100, 200])
     two.add_argument("--seconds", type=float, default=15.0)
     two.add_argument("--spread", action="store_true", help="due one after another, not all at each second")
-    two.add_argument("--output", action="store_true", help="what jobs print is kept, as by default")
+    two.add_argument("--no-output", action="store_true", help="what jobs print is discarded, not kept")
     three = parts.add_parser("store")
     three.add_argument("--batches", type=numbers, default=[1, 10, 100])
     three.add_argument("--seconds", type=float, default=8.0)

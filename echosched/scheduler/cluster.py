@@ -84,6 +84,7 @@ class ClusterScheduler(Scheduler):
         self.placing = Placing(self, self.peers)
         self._begun = _Begun()
         self._withdrawn: dict[tuple[int, int], Held] = {}  # to be given back
+        self._giving = asyncio.Lock()
         self._retaken: set[tuple[int, int]] = set()  # of those, what came here again before that was known
         self._sweeper = Sweeper(self)
         self.contact = Contact(
@@ -297,6 +298,7 @@ class ClusterScheduler(Scheduler):
         """
         if self.contact.certain:
             return True
+        self.contact.hurry()
         if not self._withdrawn:
             asyncio.get_running_loop().call_soon(lambda: self.spawn(self.give_back()))
         self._withdraw(live)
@@ -316,19 +318,21 @@ class ClusterScheduler(Scheduler):
 
     async def give_back(self) -> None:
         """Let others start what was taken here and may not, or shall not, begin here."""
-        while self._withdrawn and self.contact.up:
-            batch = dict(self._withdrawn)
-            try:
-                await self.store.give_back(list(batch.values()))
-            except OUTSIDE as error:
-                log.debug("runs are given back when the database is: %s", error)
-                return
-            for key in batch:
-                if key in self._retaken:
-                    self._retaken.discard(key)  # taken between the commit and its answer: once more
-                else:
-                    del self._withdrawn[key]
-                    self._begun.forget(*key)
+        # One at a time: what was given back may come here again and begin, and must not be given back then.
+        async with self._giving:
+            while self._withdrawn and self.contact.up:
+                batch = dict(self._withdrawn)
+                try:
+                    await self.store.give_back(list(batch.values()))
+                except OUTSIDE as error:
+                    log.debug("runs are given back when the database is: %s", error)
+                    return
+                for key in batch:
+                    if key in self._retaken:
+                        self._retaken.discard(key)  # taken between the commit and its answer: once more
+                    else:
+                        del self._withdrawn[key]
+                        self._begun.forget(*key)
 
     async def _give_back_all(self) -> None:
         """Give back whatever was taken and has not begun."""

@@ -20,7 +20,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from echosched import events
@@ -57,6 +57,8 @@ died is not even late."""
 
 AT_ONCE = 200
 """How many slots are decided in one transaction."""
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 MOST_QUEUE = 100  # characters; Procrastinate's names have 128 at most, and a definition may follow
 
@@ -249,6 +251,8 @@ class Placing:
         pending = [one for one in batch if one.wish.until is None or self._counts(one)]
         if not pending:
             return {}
+        # A job's slots are decided in their order, also where they came up a second time.
+        pending.sort(key=lambda one: one.wish.claim.slot or _FIRST)
         orders, direct = self._orders(pending)
         self.reserved += direct
         begun = scheduler.clock.monotonic()

@@ -485,6 +485,23 @@ async def test_what_was_given_back_and_taken_again_before_that_was_known_is_give
     assert (found.state, found.attempt, one.started.count(run)) == (State.SUCCEEDED, 1, 1)
 
 
+async def test_a_run_is_given_back_once_however_many_wish_it(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("task", NEVER))
+    run, _ = await hold_slot(one, "task", 0.5)
+    real, given = one.store.give_back, list[int]()
+
+    async def counted(held: Any) -> None:
+        given.extend(each.run for each in held)
+        await real(held)
+
+    one.store.give_back = counted  # type: ignore[method-assign]
+    await asyncio.gather(*(one.scheduler._give_back_all() for _ in range(3)), one.scheduler.give_back())
+    assert given == [run]
+    assert (await ended(one, run)).state is State.SUCCEEDED
+    assert one.started == [run]
+
+
 async def test_a_start_is_written_with_the_end_that_follows_it(make: MakeInstance) -> None:
     one = make("a")
     await one.begin(job("quick", NEVER, retries=1, retry_delay=timedelta(milliseconds=50)))
