@@ -86,6 +86,7 @@ bench: $(VENV)/.made-bench
 bench-cluster: $(DEV)
 	$(BIN)/python bench/cluster.py peers
 	$(BIN)/python bench/cluster.py rates
+	$(BIN)/python bench/cluster.py rates --spread
 	$(BIN)/python bench/cluster.py store
 	$(BIN)/python bench/cluster.py idle
 
