@@ -272,7 +272,8 @@ class CommandExecutor:
 
     def _deliver(self) -> None:
         self._called = False
-        while self._calls:
+        # What comes in meanwhile waits for the next turn: the spawners are faster than this.
+        for _ in range(len(self._calls)):
             function, args = self._calls.popleft()
             try:
                 function(*args)

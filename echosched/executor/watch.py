@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BATCH = 128  # exits looked at in one turn of the loop
+_BATCH = 32  # exits looked at in one turn of the loop
 _STRANGER_SECONDS = 1.0  # how often a process without a pidfd is looked at
 
 

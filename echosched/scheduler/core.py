@@ -26,15 +26,17 @@ from echosched.policy import misfire
 from echosched.protocols import Clock, EventSink, Executor, Store
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.judge import Judge, Wish
-from echosched.scheduler.roster import Jitter, Roster
+from echosched.scheduler.roster import PAUSED, Jitter, Roster
 from echosched.scheduler.runs import RELEASE_PAUSE_SECONDS, OutputPath, Runs, run_fields
 from echosched.timer import Wakeup, make_wakeup
 
 log = logging.getLogger(__name__)
 
 FIRED_AT_ONCE = 200
-"""How many jobs are judged and claimed in one turn of the loop: a thousand that are due together cost five
-commits, and no beat waits for all of them."""
+"""How many jobs are claimed in one commit: a thousand that are due together cost five."""
+
+CLAIMED_IN_A_TURN = 40
+"""How many of them are judged, or taken on, in one turn of the loop: no beat and no answer waits for all."""
 
 STAGGER_SECONDS = 0.05
 """Between the starts of catch-up runs that come due together."""
@@ -232,7 +234,9 @@ class Scheduler:
         now = self.clock.now()
         wishes: list[Wish] = []
         due = self.roster.heap.pop_due(now.timestamp(), most)
-        for _, entry in due:
+        for count, (_, entry) in enumerate(due, 1):
+            if count % CLAIMED_IN_A_TURN == 0:
+                await asyncio.sleep(0)  # beats and answers do not wait for all of them
             try:
                 wishes += self._judge.wishes(entry, now)
             except Exception as error:
@@ -251,15 +255,19 @@ class Scheduler:
         begun = self.clock.monotonic()
         try:
             numbers = await self.store.claim([wish.claim for wish in wishes])
+        except BaseException:
+            for wish in wishes:
+                wish.entry.claiming -= wish.counted
+            raise
         finally:
             self._on_write(self.clock.monotonic() - begun)
-            for wish in wishes:
-                if wish.counted:
-                    wish.entry.claiming -= 1
         catchups = 0
         claimed: list[events.Event] = []
-        for wish, number in zip(wishes, numbers, strict=True):
+        for count, (wish, number) in enumerate(zip(wishes, numbers, strict=True), 1):
+            if count % CLAIMED_IN_A_TURN == 0:
+                await asyncio.sleep(0)
             entry, claim = wish.entry, wish.claim
+            entry.claiming -= wish.counted
             if claim.slot is not None and claim.slot > entry.cursor_at:
                 entry.cursor_at = claim.slot
             if number is None:
@@ -274,6 +282,8 @@ class Scheduler:
             claimed.append(events.SlotClaimed(ts=claim.at, **run_fields(live)))
             if wish.until is not None:
                 self.runs.hold(live, wish.until)
+                if entry.paused:  # while it was being claimed
+                    self._judge.take_back(entry, PAUSED)
                 continue
             delay = 0.0
             if claim.slot is not None and claim.at - claim.slot > misfire.TOLERANCE:

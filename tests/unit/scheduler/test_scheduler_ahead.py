@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from echosched.model import Catchup, Ended, Overlap, State
+from echosched.model import Attempt, Catchup, Claim, Ended, Overlap, State
 from echosched.scheduler import runs
 from echosched.scheduler.recovery import Evidence, recover
 
@@ -83,6 +83,26 @@ async def test_a_pause_just_before_a_slot_holds(early: Rig) -> None:
     assert (run.state, run.error) == (State.SKIPPED, "its job was paused before it came")
 
 
+async def test_a_pause_while_a_slot_is_being_claimed_takes_it_back(
+    early: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await early.begin(make_job())
+    claim, may_go = early.store.claim, asyncio.Event()
+
+    async def slowly(claims: Sequence[Claim]) -> list[int | None]:
+        await may_go.wait()
+        return await claim(claims)
+
+    monkeypatch.setattr(early.store, "claim", slowly)
+    await advance(early, MINUTE - SOON)
+    await early.scheduler.roster.pause("job")
+    may_go.set()
+    await settle()
+    await advance(early, MINUTE)
+    assert early.executor.started == []
+    assert await early.states("job") == [State.SKIPPED]
+
+
 async def test_a_reload_just_before_a_slot_counts_for_it(early: Rig) -> None:
     await early.begin(make_job())
     await advance(early, MINUTE - SOON)
@@ -91,6 +111,23 @@ async def test_a_reload_just_before_a_slot_counts_for_it(early: Rig) -> None:
     await advance(early, SOON)
     [execution] = early.executor.started
     assert execution.attempt.job is changed
+
+
+async def test_what_was_made_ready_before_a_reload_is_not_started_after_it(rig: Rig) -> None:
+    ready: list[str] = []
+
+    def prepare(attempt: Attempt, begun: object, refused: object, ended: object) -> Callable[[], None]:
+        return lambda: ready.append(attempt.job.definition)
+
+    rig.executor.prepare = prepare  # type: ignore[attr-defined]
+    rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
+    await rig.begin(make_job())
+    await advance(rig, MINUTE - SOON)
+    changed = replace(make_job(), definition="another")
+    await rig.scheduler.apply({"job": changed})
+    await advance(rig, SOON)
+    assert ready == []
+    assert [execution.attempt.job for execution in rig.executor.started] == [changed]
 
 
 async def test_a_slot_that_a_new_schedule_lacks_is_taken_back_and_one_that_it_has_is_kept(early: Rig) -> None:
