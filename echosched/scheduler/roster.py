@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 CHUNK = 2000
 """How many due slots of one job are handed out at a time after a long absence."""
 
+PAUSED = "its job was paused before it came"
+"""Why a slot that was claimed early is taken back."""
+
 Jitter = Callable[[str, datetime, timedelta], float]
 
 
@@ -199,7 +202,7 @@ class Roster:
         entry.paused = True
         entry.slot = None
         self.heap.discard(entry)
-        self._take_back(entry, "its job was paused before it came")
+        self._take_back(entry, PAUSED)
         await self._store.save_jobs([entry.record()])
         self._emit(events.JobPaused(ts=self._clock.now(), job=name))
         return True
