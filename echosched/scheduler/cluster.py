@@ -31,6 +31,7 @@ from echosched.scheduler.judge import Wish
 from echosched.scheduler.peers import Peers
 from echosched.scheduler.placing import AHEAD_SECONDS, GATHER_SECONDS, ClusterJudge, Placing, queue_for
 from echosched.scheduler.recovery import follow_up, stranger
+from echosched.scheduler.roster import PAUSED
 from echosched.scheduler.sweeper import Sweeper
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
 from echosched.store.postgres_tickets import TicketWorker
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.25
 """How often a run on another host is looked at by whoever waits for it."""
-
-PAUSED = "its job was paused before it came"
 
 PACE_SECONDS = 0.05
 """The first end is recorded at once; those that follow it within that time go together."""
