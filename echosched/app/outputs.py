@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import math
 import os
-import secrets
 import struct
 from collections.abc import Set
 from datetime import datetime
@@ -121,7 +120,7 @@ def _make_shard(parent: str, name: str) -> None:
         return
     os.makedirs(parent, mode=0o750, exist_ok=True)
     _spread(parent)
-    fresh = f"{parent}/.new-{secrets.token_hex(8)}"
+    fresh = f"{parent}/.new-{os.urandom(8).hex()}"
     os.mkdir(fresh, 0o750)
     try:
         os.rename(fresh, path)
