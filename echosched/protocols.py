@@ -180,29 +180,20 @@ class Launcher(Protocol):
     In a burst a task for each run costs more than its start.
     """
 
-    def launch(
-        self,
-        attempt: Attempt,
-        begun: Callable[[Execution], None],
-        refused: Callable[[Exception], None],
-        ended: Callable[[Result], None],
-    ) -> bool:
-        """Start *attempt* beside the loop; ``False``: not this kind of attempt, use ``start``.
-
-        In a later turn of the loop either *refused* is called with the reason, or *begun* and, when it has
-        ended, *ended*.
-        """
-
     def prepare(
         self,
         attempt: Attempt,
         begun: Callable[[Execution], None],
         refused: Callable[[Exception], None],
         ended: Callable[[Result], None],
+        *,
+        early: bool,
     ) -> Callable[[], None] | None:
-        """Do what can be done before *attempt* is to start; what is returned starts it as ``launch`` does.
+        """Return what starts *attempt* beside the loop, once; ``None``: not this kind of attempt, use ``start``.
 
-        ``None``: not this kind of attempt. It may never be called; nothing is left behind then.
+        In a later turn of the loop than that start either *refused* is called with the reason, or *begun* and, when
+        it has ended, *ended*. *early*: the start comes later, so what can be done before it is done meanwhile. It
+        may never come; nothing is left behind then.
         """
 
 

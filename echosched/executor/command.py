@@ -1,6 +1,6 @@
 """Commands: prepared and started beside the loop, watched in it.
 
-``launch`` puts the attempt into a queue; a spawner thread (:mod:`~echosched.executor.spawners`) builds its
+A start puts the attempt into a queue; a spawner thread (:mod:`~echosched.executor.spawners`) builds its
 command line and environment, starts it, tells the supervisor and hands it back. Handing back is collected: a
 thousand starts cost the loop a few wake-ups. The loop never waits for a fork, a directory service
 (``user``) or a secret's file.
@@ -92,20 +92,8 @@ class CommandExecutor:
             if not future.done():
                 future.set_exception(err)
 
-        self.launch(attempt, begun, refused, program=program)
+        self._start(Order(attempt, begun, refused, program=program))
         return await future
-
-    def launch(
-        self,
-        attempt: Attempt,
-        begun: Callable[[ProcessExecution], None],
-        refused: Callable[[Exception], None],
-        ended: Callable[[Result], None] | None = None,
-        *,
-        program: Program | None = None,
-    ) -> None:
-        """Start *attempt* without being awaited (see :class:`echosched.protocols.Launcher`)."""
-        self._start(Order(attempt, begun, refused, ended, program))
 
     def prepare(
         self,
@@ -113,13 +101,16 @@ class CommandExecutor:
         begun: Callable[[ProcessExecution], None],
         refused: Callable[[Exception], None],
         ended: Callable[[Result], None],
+        *,
+        early: bool,
     ) -> Callable[[], None]:
-        """Make *attempt* ready beside the loop; what is returned starts it, once, as :meth:`launch` does."""
-        self.warm()
+        """Return what starts *attempt* without being awaited (see :class:`echosched.protocols.Launcher`)."""
         order = Order(attempt, begun, refused, ended)
-        self._unready.append(order)
-        if len(self._unready) == 1:
-            self.loop.call_soon(self._make_ready)
+        if early:
+            self.warm()
+            self._unready.append(order)
+            if len(self._unready) == 1:
+                self.loop.call_soon(self._make_ready)
         return partial(self._start, order)
 
     def _make_ready(self) -> None:

@@ -70,30 +70,19 @@ class ActionExecutor:
                     raise ExecutionError(f"builtin {name}: this program has no built-in jobs")
                 return await self._callable_executor().begin(attempt, self.options.builtin, give_context=True)
 
-    def launch(
-        self,
-        attempt: Attempt,
-        begun: Callable[[Execution], None],
-        refused: Callable[[Exception], None],
-        ended: Callable[[Result], None],
-    ) -> bool:
-        """Start *attempt* without being awaited (:class:`~echosched.protocols.Launcher`): commands and functions."""
-        if not isinstance(attempt.job.action, CommandAction | PythonAction):
-            return False
-        self.processes.launch(attempt, begun, refused, ended)
-        return True
-
     def prepare(
         self,
         attempt: Attempt,
         begun: Callable[[Execution], None],
         refused: Callable[[Exception], None],
         ended: Callable[[Result], None],
+        *,
+        early: bool,
     ) -> Callable[[], None] | None:
-        """Make *attempt* ready before its time (:class:`~echosched.protocols.Launcher`): commands and functions."""
+        """Return what starts *attempt* (:class:`~echosched.protocols.Launcher`): commands and functions."""
         if not isinstance(attempt.job.action, CommandAction | PythonAction):
             return None
-        return self.processes.prepare(attempt, begun, refused, ended)
+        return self.processes.prepare(attempt, begun, refused, ended, early=early)
 
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> Execution:
         """Watch a process that an earlier worker started (see :meth:`CommandExecutor.adopt`)."""

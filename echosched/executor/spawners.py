@@ -38,7 +38,7 @@ class Order:
     attempt: Attempt
     begun: Callable[[ProcessExecution], None]
     refused: Callable[[Exception], None]
-    ended: Callable[[Result], None] | None
+    ended: Callable[[Result], None] | None = None
     program: Program | None = None
     launch: Launch | None = None  # made ready before the start
     taken: bool = False

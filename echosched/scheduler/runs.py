@@ -75,7 +75,6 @@ class Runs:
         self._store = store
         self._clock = clock
         self._executor = executor
-        self._launch: Callable[..., bool] | None = getattr(executor, "launch", None)
         self._prepare: Callable[..., Callable[[], None] | None] | None = getattr(executor, "prepare", None)
         self._emit = emit
         self._spawn = spawn
@@ -120,7 +119,7 @@ class Runs:
         live.handle = Delay(partial(self.held.discard, live))
         if self._prepare is not None:
             with contextlib.suppress(Exception):  # what is wrong is told at the start
-                live.start = self._prepare(*self._attempt(live))
+                live.start = self._prepare(*self._attempt(live), early=True)
 
     def release(self, epoch: float) -> bool:
         """Start what was held until *epoch* or earlier; tell whether there was anything."""
@@ -180,12 +179,12 @@ class Runs:
         if self.may_begin is not None and not self.may_begin(live):
             return
         try:
-            if live.start is not None:
-                start, live.start = live.start, None
+            start, live.start = live.start, None
+            if start is None:
+                attempt, *steps = self._attempt(live)
+                start = self._prepare(attempt, *steps, early=False) if self._prepare is not None else None
+            if start is not None:
                 start()
-                return
-            attempt, *steps = self._attempt(live)
-            if self._launch is not None and self._launch(attempt, *steps):
                 return
         except Exception as error:  # noqa: BLE001 - told as the reason
             soon(self._refused, live, error)

@@ -497,7 +497,8 @@ class Told:
         self.ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
     def prepare(self, rig: Rig, attempt: Attempt) -> Callable[[], None]:
-        start = rig.executor.prepare(attempt, self.begun.append, self.refused.append, self.ended.set_result)
+        steps = self.begun.append, self.refused.append, self.ended.set_result
+        start = rig.executor.prepare(attempt, *steps, early=True)
         assert start is not None
         return start
 

@@ -95,13 +95,19 @@ def test_a_burst_is_written_in_portions_and_in_order(tmp_path):
     journal.close()
 
 
-def test_a_crowd_of_events_is_collected_and_a_lone_one_is_not(tmp_path):
+def collecting(tmp_path):
+    """Return a loop, the calls that were put off, and a journal that collects in crowds."""
     loop, later = Loop(), []
     journal = Journal(
         tmp_path / "j.log",
         call_soon=loop.call_soon,
         call_later=lambda seconds, function: later.append((seconds, function)),
     )
+    return loop, later, journal
+
+
+def test_a_crowd_of_events_is_collected_and_a_lone_one_is_not(tmp_path):
+    loop, later, journal = collecting(tmp_path)
     start = datetime(2026, 3, 1, tzinfo=UTC)
     for number in range(200):
         journal.emit(JobPaused(ts=start + timedelta(milliseconds=number / 4), job=f"job{number}"))
@@ -124,12 +130,7 @@ def test_a_crowd_of_events_is_collected_and_a_lone_one_is_not(tmp_path):
 
 
 def test_a_crowd_that_does_not_end_is_written_within_half_a_second(tmp_path):
-    loop, later = Loop(), []
-    journal = Journal(
-        tmp_path / "j.log",
-        call_soon=loop.call_soon,
-        call_later=lambda seconds, function: later.append((seconds, function)),
-    )
+    loop, later, journal = collecting(tmp_path)
     start = datetime(2026, 3, 1, tzinfo=UTC)
     for number in range(40):
         journal.emit(JobPaused(ts=start, job=f"job{number}"))

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from echosched.model import Attempt, Catchup, Claim, Ended, Overlap, State
+from echosched.model import Attempt, Catchup, Claim, Ended, Job, Overlap, State
 from echosched.scheduler import runs
 from echosched.scheduler.recovery import Evidence, recover
 
@@ -114,20 +114,23 @@ async def test_a_reload_just_before_a_slot_counts_for_it(early: Rig) -> None:
 
 
 async def test_what_was_made_ready_before_a_reload_is_not_started_after_it(rig: Rig) -> None:
-    ready: list[str] = []
+    asked: list[tuple[Job, bool]] = []
+    started: list[Job] = []
 
-    def prepare(attempt: Attempt, begun: object, refused: object, ended: object) -> Callable[[], None]:
-        return lambda: ready.append(attempt.job.definition)
+    def prepare(attempt: Attempt, *steps: object, early: bool) -> Callable[[], None]:
+        asked.append((attempt.job, early))
+        return lambda: started.append(attempt.job)
 
     rig.executor.prepare = prepare  # type: ignore[attr-defined]
     rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
-    await rig.begin(make_job())
+    await rig.begin(job := make_job())
     await advance(rig, MINUTE - SOON)
     changed = replace(make_job(), definition="another")
     await rig.scheduler.apply({"job": changed})
     await advance(rig, SOON)
-    assert ready == []
-    assert [execution.attempt.job for execution in rig.executor.started] == [changed]
+    assert asked == [(job, True), (changed, False)]
+    assert started == [changed]
+    assert rig.executor.started == []
 
 
 async def test_a_slot_that_a_new_schedule_lacks_is_taken_back_and_one_that_it_has_is_kept(early: Rig) -> None:
