@@ -28,7 +28,7 @@ from echosched.model import (
     Trigger,
 )
 from echosched.store.postgres import PostgresStore
-from echosched.store.postgres_turns import Decision, Order
+from echosched.store.postgres_orders import Decision, Order
 from echosched.store.postgres_writes import Terms
 from tests.postgres import PostgresServer
 
@@ -775,7 +775,7 @@ async def test_a_run_that_was_taken_without_hearing_of_it_is_started_once(make: 
 
     one.store.take = swallowed  # type: ignore[method-assign]
     run = await one.scheduler.trigger("task")
-    await until(lambda: not one.scheduler.contact.up, "the loss is noticed")
+    await until(lambda: one.sink.of(events.StoreDegraded), "the loss is noticed")
     found = await ended(one, run)
     assert (found.state, found.attempt, one.started.count(run)) == (State.SUCCEEDED, 1, 1)
     await one.scheduler.start_lost()
