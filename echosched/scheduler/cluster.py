@@ -2,7 +2,7 @@
 
 Every instance computes slots. What it does not do is decide: whether a slot is free, whether it runs, waits or is
 skipped is decided by the database, for all, in the transaction that accounts for it
-(:mod:`echosched.store.postgres_turns`). Whoever has it decided takes the run along if it waits for nobody, mostly a
+(:mod:`echosched.store.postgres_orders`). Whoever has it decided takes the run along if it waits for nobody, mostly a
 moment before its slot (:mod:`echosched.scheduler.placing`); another run is taken by whichever instance has room, and
 here or there it is a run like any other (:mod:`echosched.scheduler.runs`)::
 
@@ -34,8 +34,9 @@ from echosched.scheduler.recovery import follow_up, stranger
 from echosched.scheduler.roster import PAUSED
 from echosched.scheduler.sweeper import Sweeper
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
+from echosched.store.postgres_orders import Order, Placement
 from echosched.store.postgres_tickets import TicketWorker
-from echosched.store.postgres_turns import Held, Order, Placement, queue_of
+from echosched.store.postgres_turns import Held, queue_of
 from echosched.timer import call_later
 
 log = logging.getLogger(__name__)

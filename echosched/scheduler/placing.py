@@ -31,7 +31,7 @@ from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.peers import Peers
 from echosched.scheduler.runs import run_fields
 from echosched.store.postgres_cluster import OUTSIDE
-from echosched.store.postgres_turns import Decision, Order, Situation
+from echosched.store.postgres_orders import Decision, Order, Situation
 from echosched.store.postgres_writes import Terms
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 The same tables and the same semantics as on one machine (one contract suite runs over both). What one
 scheduler keeps in memory — who waits for whom, who runs what — is in the rows here, and is decided inside the
-transactions of :mod:`echosched.store.postgres_turns`.
+transactions of :mod:`echosched.store.postgres_orders` and :mod:`echosched.store.postgres_turns`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from echosched.errors import StoreUnavailable
 from echosched.model import Claim, Ended, Instance, JobRecord, Pruned, Run, Started, State
 from echosched.store import (
     postgres_instances,
+    postgres_queries,
     postgres_reads,
     postgres_schema,
     postgres_turns,
@@ -202,7 +203,7 @@ class PostgresStore:
     async def get_note(self, key: str) -> str | None:
         """Return a small value that this instance keeps under *key*."""
         values = {"key": self._own(key)}
-        rows = await self.read(lambda connection: postgres_writes.fetch(connection, "get_note", values))
+        rows = await self.read(lambda connection: postgres_queries.fetch(connection, "get_note", values))
         return rows[0][0] if rows else None
 
     # ── instances ─────────────────────────────────────────────────────────────────────────────

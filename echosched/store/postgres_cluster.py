@@ -21,9 +21,10 @@ from echosched.store import postgres_turns as turns
 from echosched.store.postgres import PostgresStore
 from echosched.store.postgres_instances import tell
 from echosched.store.postgres_link import Connection, Work
-from echosched.store.postgres_writes import execute, fetch, job_columns
-from echosched.store.queries import postgres_query
-from echosched.store.rows import RUN_LIST, micros, run_from_row
+from echosched.store.postgres_orders import Order, Placement, place
+from echosched.store.postgres_queries import execute, fetch, fetch_runs
+from echosched.store.postgres_writes import job_columns
+from echosched.store.rows import micros
 
 _T = TypeVar("_T")
 OUTSIDE = (StoreUnavailable, StoreUnusable)
@@ -127,10 +128,10 @@ class ClusterStore(PostgresStore):
 
     # ── turns ─────────────────────────────────────────────────────────────────────────────────
 
-    async def place(self, orders: Sequence[turns.Order]) -> turns.Placement:
+    async def place(self, orders: Sequence[Order]) -> Placement:
         """Account for slots as their jobs' situations demand, in one transaction."""
         # Without the starts noted so far: an end of one of those runs would wait for the rows.
-        return await self.transact(lambda connection: turns.place(connection, orders, self.owner))
+        return await self.transact(lambda connection: place(connection, orders, self.owner))
 
     async def take(
         self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool]
@@ -166,15 +167,11 @@ class ClusterStore(PostgresStore):
 
     async def own_runs(self) -> list[Run]:
         """Return what this instance is running, by the rows."""
-        statement = (
-            postgres_query("active", columns=RUN_LIST) + " AND state = 'running' AND owner = %(owner)s"
-        )
-        return await self.read(lambda connection: _runs(connection, statement, {"owner": self.owner}))
+        return await self.read(lambda connection: fetch_runs(connection, "own_runs", {"owner": self.owner}))
 
     async def dead_runs(self) -> list[Run]:
         """Return the runs of instances whose lease is over; none as long as this one was not in touch itself."""
-        statement = postgres_query("dead_runs", columns=RUN_LIST)
-        return await self.read(lambda connection: _runs(connection, statement, {"owner": self.owner}))
+        return await self.read(lambda connection: fetch_runs(connection, "dead_runs", {"owner": self.owner}))
 
     async def mend(self, at: datetime) -> list[Run]:
         """Give tickets to runs that lost theirs, fold the totals; only one instance at a time does.
@@ -292,8 +289,3 @@ class ClusterStore(PostgresStore):
     async def passed_on(self) -> set[str]:
         """Return the queues in which runs wait for an instance with their definition."""
         return {row[0] for row in await self.read(lambda connection: fetch(connection, "passed_on"))}
-
-
-async def _runs(connection: Connection, statement: str, values: Mapping[str, object]) -> list[Run]:
-    cursor = await connection.execute(statement, values)
-    return [run_from_row(row) for row in await cursor.fetchall()]

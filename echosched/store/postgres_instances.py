@@ -11,7 +11,7 @@ from typing import Any
 from echosched.errors import Conflict, NotFound
 from echosched.model import Instance
 from echosched.store.postgres_link import Connection
-from echosched.store.postgres_writes import execute, fetch
+from echosched.store.postgres_queries import execute, fetch
 
 
 async def instances(connection: Connection) -> list[Instance]:

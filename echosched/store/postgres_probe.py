@@ -8,8 +8,8 @@ from datetime import datetime
 from echosched.clock import SystemClock, from_micros
 from echosched.store.postgres import SCHEMA
 from echosched.store.postgres_link import Link
+from echosched.store.postgres_queries import fetch
 from echosched.store.postgres_schema import migrations
-from echosched.store.postgres_writes import fetch
 
 
 @dataclass(frozen=True, slots=True)

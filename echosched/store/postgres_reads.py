@@ -7,7 +7,7 @@ from typing import Any
 from echosched.clock import to_micros
 from echosched.model import JobRecord, Run, State
 from echosched.store.postgres_link import Connection
-from echosched.store.postgres_writes import fetch
+from echosched.store.postgres_queries import fetch, fetch_runs
 from echosched.store.queries import postgres_query
 from echosched.store.reads import HistoryQuery
 from echosched.store.rows import JOB_COLUMNS, RUN_LIST, job_from_row, run_from_row
@@ -19,22 +19,16 @@ async def load_jobs(connection: Connection) -> dict[str, JobRecord]:
     return {row[0]: job_from_row(row) for row in await cursor.fetchall()}
 
 
-async def active(connection: Connection, owner: str | None = None) -> list[Run]:
-    """Return queued and running runs, oldest slot first; with *owner* only those that this instance runs."""
-    statement = postgres_query("active", columns=RUN_LIST)
-    if owner is not None:
-        statement += " AND state = 'running' AND owner = %(owner)s"
-    cursor = await connection.execute(statement, {"owner": owner})
-    runs = [run_from_row(row) for row in await cursor.fetchall()]
-    runs.sort(key=lambda run: (run.slot or run.queued_at, run.run))
-    return runs
+async def active(connection: Connection) -> list[Run]:
+    """Return queued and running runs, oldest slot first."""
+    runs = await fetch_runs(connection, "active")
+    return sorted(runs, key=lambda run: (run.slot or run.queued_at, run.run))
 
 
 async def get_run(connection: Connection, run: int) -> Run | None:
     """Return one run."""
-    cursor = await connection.execute(postgres_query("get_run", columns=RUN_LIST), {"run": run})
-    row = await cursor.fetchone()
-    return None if row is None else run_from_row(row)
+    found = await fetch_runs(connection, "get_runs", {"runs": [run]})
+    return found[0] if found else None
 
 
 async def history(connection: Connection, wanted: HistoryQuery) -> list[Run]:

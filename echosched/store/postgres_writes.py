@@ -15,23 +15,11 @@ from typing import Any
 from echosched.clock import to_micros
 from echosched.model import Claim, Ended, JobRecord, Pruned, Started, State
 from echosched.store.postgres_link import Connection
-from echosched.store.queries import postgres_query
+from echosched.store.postgres_queries import execute, fetch
 from echosched.store.rows import Instants, instant, micros, text
 from echosched.transitions import earlier_attempt, may_have_started, refuse_open_ends
 
 _OPEN = (str(State.QUEUED), str(State.RUNNING))
-
-
-async def fetch(connection: Connection, name: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return all rows that the query *name* answers."""
-    cursor = await connection.execute(postgres_query(name), values)
-    rows: list[Any] = await cursor.fetchall()
-    return rows
-
-
-async def execute(connection: Connection, name: str, values: Mapping[str, Any] | None = None) -> None:
-    """Have the query *name* run. Nothing is waited for: it travels with the next one whose answer is."""
-    await connection.execute(postgres_query(name), values)
 
 
 @dataclass(frozen=True, slots=True)

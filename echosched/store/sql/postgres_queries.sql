@@ -102,8 +102,11 @@ SELECT {columns} FROM jobs
 -- name: active
 SELECT {columns} FROM runs WHERE ended_at IS NULL
 
--- name: get_run
-SELECT {columns} FROM runs WHERE run = %(run)s
+-- name: own_runs
+SELECT {columns} FROM runs WHERE ended_at IS NULL AND state = 'running' AND owner = %(owner)s
+
+-- name: get_runs
+SELECT {columns} FROM runs WHERE run = ANY(%(runs)s::bigint[]) ORDER BY run
 
 -- name: counts
 SELECT state, sum(n)::bigint FROM tallies GROUP BY state
