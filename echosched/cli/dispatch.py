@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -65,16 +66,16 @@ def dispatch(words: list[str]) -> int:
         module = import_module(f"echosched.cli.{HOMES[verb]}")
         code: int = getattr(module, verb.replace("-", "_"))(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader left (head, less): that is no error. Nothing may be written any more, at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return errors.EX_OK
+    except BrokenPipeError as error:
+        return not_written(error)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
     except errors.EchoschedError as error:
         return _fail(verb, error, debug="--debug" in words)
     except Exception as error:
+        if isinstance(error, OSError) and _is_of_stdout(error):
+            return not_written(error)
         if "--debug" in words:
             raise
         print(
@@ -83,6 +84,21 @@ def dispatch(words: list[str]) -> int:
         )
         return errors.EX_SOFTWARE
     return code
+
+
+def not_written(error: OSError) -> int:
+    """Return the exit code for what stdout did not take, and say why; a reader that left (head, less) is no error."""
+    # Nothing may be written any more, at exit either.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return errors.EX_OK
+    print(f"echoschedd: stdout: {error.strerror}", file=sys.stderr)
+    return errors.EX_IOERR
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Tell whether stdout is what failed: whatever else a command opens or writes has a name in its error."""
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def split(words: list[str]) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from echosched.cli import render
 from echosched.cli.session import count_of, paths_of
-from echosched.errors import EchoschedError, NotFound
+from echosched.errors import EchoschedError, NotFound, PermissionRefused
 
 POLL_SECONDS = 0.25
 
@@ -61,7 +61,11 @@ def show(
     except FileNotFoundError:
         raise NotFound(f"{path}: there is no such file yet (echoschedd start makes it)") from None
     except OSError as error:
-        raise EchoschedError(f"{path}: {error.strerror}") from None
+        if error.filename is None:
+            raise  # not the file, but stdout
+        if not isinstance(error, PermissionError):
+            raise EchoschedError(f"{path}: {error.strerror}") from None
+        raise PermissionRefused(f"{path}: {error.strerror} (ask as its user, or as root)") from None
 
 
 def _readable(line: str) -> str:

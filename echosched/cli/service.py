@@ -167,9 +167,9 @@ def _status(paths: Paths, part: str, arguments: dict[str, Any]) -> tuple[int, st
     if not facts["running"]:
         how = f", last exit {facts['last_exit']['how']}" if facts["last_exit"] else ""
         return facts["lsb"], f"not running{how}"
-    return facts[
-        "lsb"
-    ], f"running (pid {facts['pid']}), {facts['health']}, for {render.seconds(facts['uptime_seconds'])}"
+    age = facts["uptime_seconds"]  # not known to who may not read the state file
+    lasts = "" if age is None else f", for {render.seconds(age)}"
+    return facts["lsb"], f"running (pid {facts['pid']}), {facts['health']}{lasts}"
 
 
 def _logs(paths: Paths, parts: list[str], arguments: dict[str, Any]) -> int:

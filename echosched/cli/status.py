@@ -54,7 +54,7 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
     """Return *document* as lines for people, the verdict first, with the *coming* next slots."""
     from echosched.cli import render
     from echosched.clock import SystemClock
-    from echosched.daemon.inspect import UNKNOWN
+    from echosched.daemon.inspect import DEAD_WITH_PIDFILE, UNKNOWN
 
     now = SystemClock().now()
     health = document["health"]
@@ -63,11 +63,17 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
         if document["lsb"] == UNKNOWN:
             verdict = render.paint("whether echoschedd runs is unknown", "bad")
             return [f"{verdict}: {document['paths']['pidfile']} cannot be read (ask as its user, or as root)"]
-        shown = [render.paint("echoschedd is not running", "bad" if document["lsb"] == 1 else "bold")]
-        if document["pid"] is not None:
-            shown[0] += f": process {document['pid']} died and left its pidfile"
+        shown = [
+            render.paint(
+                "echoschedd is not running", "bad" if document["lsb"] == DEAD_WITH_PIDFILE else "bold"
+            )
+        ]
+        if document["lsb"] == DEAD_WITH_PIDFILE:
+            shown[0] += f": it died and left {document['paths']['pidfile']}"
         return shown + _last_exit(document)
-    head = f"echoschedd is running (pid {document['pid']}): "
+    head = f"echoschedd is running (pid {document['pid'] or 'unknown'}): "
+    if document["mode"] is None:  # the lock is all that is known of it
+        return [head + render.paint(_unread(document["paths"]["state"]), tone)]
     words = {
         "ok": "ok",
         "degraded": "degraded" + _because(document),
@@ -97,6 +103,15 @@ def lines(document: dict[str, Any], *, coming: int = 5) -> list[str]:
         for n in document["next"][:coming]
     ]
     return shown + _last_exit(document)
+
+
+def _unread(state: str) -> str:
+    """Return why a running daemon's *state* file says nothing."""
+    from echosched.daemon.statefile import is_withheld
+
+    if is_withheld(state):
+        return f"{state} may not be read (ask as its user, or as root)"
+    return "it has not said anything of itself yet"
 
 
 def _cluster(cluster: dict[str, Any]) -> str:

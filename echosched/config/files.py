@@ -104,7 +104,15 @@ class ConfigFiles:
 
     def missing(self) -> ConfigError | None:
         """Return the error for a main file that is not there, with what to create."""
-        if self._drafted == self.main or os.path.exists(self.main):
+        if self._drafted == self.main:
+            return None
+        try:
+            os.stat(self.main)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError):
+            return None  # it may well be there; reading it tells why nobody can
+        else:
             return None
         return ConfigError(
             f'{self.main}: no such file (create it, with a job such as: [job.hello] schedule = "* * * * *" '

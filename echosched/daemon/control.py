@@ -94,6 +94,12 @@ def find(paths: Paths, *, patience: float = IDENTITY_SECONDS) -> Target | None:
             pidfd = proc.open_pidfd(pid, document["start_ticks"])
             if pidfd is not None or not proc.HAVE_PIDFD:
                 return Target(pid, document["start_ticks"], pidfd)
+        if document is None and statefile.is_withheld(paths.state):
+            raise DaemonError(
+                f"{paths.state}: may not be read, so process {pid or 'unknown'} cannot be identified; nothing was"
+                " signalled (ask as its user, or as root)",
+                exit_code=EX_PRIVILEGE,
+            )
         if time.monotonic() >= deadline:
             raise DaemonError(
                 f"{paths.pidfile}: its holder (pid {pid or 'unknown'}) cannot be identified; nothing was signalled"

@@ -6,6 +6,8 @@ Never touches the worker's socket, so a hung worker cannot hang ``status``; impo
 
 from __future__ import annotations
 
+import os
+
 from echosched.daemon import instant, lock, proc, statefile
 from echosched.daemon.beat import read_pulse
 
@@ -46,7 +48,7 @@ def inspect(paths: Paths, *, usage: bool = True) -> dict[str, Any]:
         facts["last_worker_exit"] = document.get("last_worker_exit")
     if held is None:
         facts.update(lsb=UNKNOWN, pid=None)
-    elif pid is not None:
+    elif os.path.lexists(paths.pidfile):  # whatever is in it
         facts["lsb"] = DEAD_WITH_PIDFILE
     return facts
 

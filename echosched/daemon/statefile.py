@@ -31,6 +31,17 @@ def read(path: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and isinstance(document.get("pid"), int) else None
 
 
+def is_withheld(path: str) -> bool:
+    """Tell whether something lies at *path* that this account may not read."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def write(path: str, document: dict[str, Any]) -> None:
     """Replace the file at *path* in one step (mode 0640). Raises ``OSError``; the old one stays then."""
     temporary = path + ".new"  # one name: only the holder of the lock writes, and litter is reused

@@ -1,0 +1,176 @@
+"""Commands of people who may not read what the daemon keeps, and commands whose stdout takes nothing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from echosched.daemon import lock
+
+from .conftest import CLI, House
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else takes root")
+JOB = '[job.a]\nschedule = "@yearly"\ncommand = "true"\n'
+
+# Everything is imported before: the account may not read where this interpreter keeps its library.
+STRANGER = """
+import os, sys, json, docopt, encodings.utf_8_sig
+sys.path.insert(0, sys.argv[1])
+import echosched.daemon.control, echosched.daemon.launcher, echosched.cli.lifecycle, echosched.cli.logs
+import echosched.cli.service, echosched.cli.status, echosched.config.load, echosched.control.client, echosched.journal
+import echosched.cli.files, echosched.clock, echosched.daemon.inspect, echosched.daemon.pidfile, lockfile, tomllib
+from echosched.cli import main
+os.setgroups([])
+os.setresgid(int(sys.argv[3]), int(sys.argv[3]), int(sys.argv[3]))
+os.setresuid(int(sys.argv[2]), int(sys.argv[2]), int(sys.argv[2]))
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+@pytest.fixture
+def open_house() -> Iterator[House]:
+    """A home that everybody may search, as ``mkdir`` makes them."""
+    directory = Path(tempfile.mkdtemp(prefix="h"))
+    directory.chmod(0o755)
+    house = House(directory)
+    yield house
+    house.close()
+    shutil.rmtree(directory)
+
+
+def as_nobody(house: House, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+    account = pwd.getpwnam("nobody")
+    package = str(Path(__file__).parents[2])
+    start = [sys.executable, "-P", "-c", STRANGER, package, str(account.pw_uid), str(account.pw_gid)]
+    return subprocess.run(
+        [*start, verb, "--home", str(house.directory), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=house.environ,
+        cwd="/",
+    )
+
+
+@ROOT
+def test_who_may_not_read_the_state_is_told_so_and_has_not_the_privilege_to_stop(open_house: House) -> None:
+    open_house.write(JOB)
+    open_house.ok("start")
+    pid = open_house.pid
+    state = open_house.directory / "echosched.state.json"
+    seen = as_nobody(open_house, "status")
+    assert (seen.returncode, seen.stderr) == (0, "")
+    assert (
+        seen.stdout
+        == f"echoschedd is running (pid {pid}): {state} may not be read (ask as its user, or as root)\n"
+    )
+    line = as_nobody(open_house, "service", "status", "scheduler")
+    assert (line.returncode, line.stdout) == (0, f"scheduler  running (pid {pid}), degraded\n")
+    for verb in ("stop", "restart", "upgrade"):
+        refused = as_nobody(open_house, verb)
+        assert refused.returncode == 4, refused
+        assert f"{state}: may not be read, so process {pid} cannot be identified" in refused.stderr
+    refused = as_nobody(open_house, "logs")
+    assert refused.returncode == 77
+    assert "echosched.log: Permission denied" in refused.stderr
+    assert open_house.status["pid"] == pid
+
+
+@ROOT
+def test_a_configuration_that_may_not_be_read_is_not_called_missing(open_house: House) -> None:
+    open_house.write(JOB)
+    open_house.directory.chmod(0o700)
+    for verb, code in (("check", 78), ("start", 6)):
+        refused = as_nobody(open_house, verb)
+        assert refused.returncode == code
+        assert "echosched.toml: may not be read (permission denied)" in refused.stderr
+        assert "no such file" not in refused.stderr
+
+
+def test_a_pidfile_that_nobody_holds_is_a_dead_daemons_whatever_is_in_it(house: House) -> None:
+    pidfile = house.directory / "echosched.pid"
+    for content in ("", "abc\n", "-1\n", "99999999999999999999\n", "1\n"):
+        pidfile.write_text(content)
+        seen = house.run("status")
+        assert (seen.returncode, seen.stdout) == (
+            1,
+            f"echoschedd is not running: it died and left {pidfile}\n",
+        )
+        assert house.status["pid"] is None
+    assert house.ok("stop") == "not running\n"
+    assert house.run("status").returncode == 3
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_descriptors_were_closed_has_its_own_exit_code(house: House, closed: str) -> None:
+    house.write(JOB)
+    for verb, code in (("status", 3), ("check", 0), ("jobs", 0), ("stop", 0), ("--version", 0)):
+        line = shlex.join([*CLI, verb, *(["--home", str(house.directory)] if verb[0] != "-" else [])])
+        done = subprocess.run(
+            ["sh", "-c", f"{line} {closed}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=house.environ,
+        )
+        assert done.returncode == code, (verb, done)
+        assert "error" not in done.stderr
+
+
+def test_a_full_disk_under_stdout_is_one_line_and_no_bug(house: House) -> None:
+    house.write(JOB)
+    (house.directory / "echosched.log").write_text(
+        '{"ts":"2026-01-01T00:00:00.000000Z","event":"ready"}\n' * 9
+    )
+    home = ["--home", str(house.directory)]
+    for words in (
+        ["--version"],
+        ["status", *home],
+        ["status", "--json", *home],
+        ["logs", *home],
+        ["logs", "--help"],
+    ):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*CLI, *words],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+                env=house.environ,
+            )
+        assert (done.returncode, done.stderr) == (74, "echoschedd: stdout: No space left on device\n"), words
+
+
+def test_the_one_who_stops_finds_a_daemon_that_has_not_written_its_state(house: House) -> None:
+    """Not readable is not the same as not there: a starting daemon gets the time to write it."""
+    pidfile = str(house.directory / "echosched.pid")
+    descriptor = lock.take(pidfile)
+    assert descriptor is not None
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        try:
+            lock.write_pid(descriptor, innocent.pid)
+            seen = house.run("status")
+            assert (seen.returncode, seen.stdout) == (
+                0,
+                f"echoschedd is running (pid {innocent.pid}): it has not said anything of itself yet\n",
+            )
+            assert house.run("stop").returncode == 1
+            assert innocent.poll() is None
+        finally:
+            os.close(descriptor)
+            innocent.send_signal(signal.SIGKILL)
