@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from echosched import events
 from echosched.clock import SharedClock
 from echosched.errors import StoreError
+from echosched.model import Trigger
 from echosched.scheduler.peers import Peers
 from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
 
@@ -31,6 +32,28 @@ QUICK_SECONDS = 0.004
 SHORTEST_SECONDS = 0.2
 LONGEST_SECONDS = 5.0
 SWEEP_SECONDS = 5.0
+
+
+class Lags:
+    """Keeps how late the latest runs began here; an event sink."""
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque(maxlen=200)
+
+    def emit(self, event: events.Event) -> None:
+        """Take note of starts."""
+        if (
+            isinstance(event, events.RunStart)
+            and event.slot is not None
+            and event.trigger == Trigger.SCHEDULE
+        ):
+            self._latest.append((event.ts - event.slot).total_seconds())
+
+    @property
+    def median_seconds(self) -> float | None:
+        """Return the median from slot to start; ``None`` before the first."""
+        lags = sorted(self._latest)
+        return lags[len(lags) // 2] if lags else None
 
 
 class Contact:
@@ -54,7 +77,7 @@ class Contact:
         self.taken = 0
         self.touched = clock.boot()
         """When the latest beat that was answered was sent, by the boot clock: the lease has not begun before."""
-        self.lags: deque[float] = deque(maxlen=200)
+        self.lags = Lags()
         self._store = store
         self._clock = clock
         self._heartbeat = heartbeat.total_seconds()
@@ -83,12 +106,6 @@ class Contact:
         not certain when it goes on.
         """
         return self.up and self._clock.boot() - self.touched < self._store.myself.lease_seconds * 2 / 3
-
-    @property
-    def lag_seconds(self) -> float | None:
-        """Return the median from slot to start of the latest runs here."""
-        lags = sorted(self.lags)
-        return lags[len(lags) // 2] if lags else None
 
     def begin(self) -> None:
         """Beat and sweep from now on."""
@@ -190,7 +207,7 @@ class Contact:
         before = self._clock.boot()
         answer = await self._store.beat(
             taken=self.taken,
-            lag_seconds=self.lag_seconds,
+            lag_seconds=self.lags.median_seconds,
             skew_seconds=self.skew_seconds,
             gap_seconds=2 * self._heartbeat + 1.0,
         )

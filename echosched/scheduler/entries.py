@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from echosched.model import Job, JobRecord, Run, State, Trigger
+from echosched.model import CommandAction, Job, JobRecord, Run, State, Trigger
 
 if TYPE_CHECKING:
     import asyncio
 
     from echosched.protocols import Execution, Schedule
     from echosched.timer import Delay
-
-Jitter = Callable[[str, datetime, timedelta], float]
 
 
 class Entry:
@@ -61,6 +59,11 @@ class Entry:
                 entry.anchor_at = None
         entry.adopt_schedule(now)
         return entry
+
+    @classmethod
+    def undefined(cls, name: str, now: datetime) -> Entry:
+        """Return an entry for a job that is no longer defined, so that its running attempt can end."""
+        return cls(Job(name, CommandAction(()), enabled=False), None, now)
 
     @property
     def waits(self) -> bool:

@@ -16,7 +16,6 @@ everything before it is accounted for, and an overlap policy must not meet a lat
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from echosched.policy import misfire, overlap
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.peers import Peers
+from echosched.scheduler.routes import queue_for, queue_of_instance
 from echosched.scheduler.runs import run_fields
 from echosched.store.postgres_cluster import OUTSIDE
 from echosched.store.postgres_orders import Decision, Order, Situation
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from echosched.scheduler.cluster import ClusterScheduler
 
 log = logging.getLogger(__name__)
-
-ANYWHERE = "any"
 
 AHEAD_SECONDS = 0.25
 """How early a slot is claimed, at the latest."""
@@ -59,8 +57,6 @@ AT_ONCE = 200
 """How many slots are decided in one transaction."""
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
-
-MOST_QUEUE = 100  # characters; Procrastinate's names have 128 at most, and a definition may follow
 
 
 class ClusterJudge(Judge):
@@ -309,7 +305,7 @@ class Placing:
                 wish.claim.trigger is Trigger.SCHEDULE
                 and wish.claim.state is State.QUEUED
                 and direct < room
-                and scheduler.offers(policy.labels)
+                and scheduler.routes.offers(policy.labels)
             )
             direct += here
             claim = replace(wish.claim, at=now)
@@ -319,7 +315,8 @@ class Placing:
 
     def _terms(self, wish: Wish) -> Terms:
         policy = wish.entry.job.policy
-        queue = f"@{self._scheduler.name}" if wish.claim.trigger is Trigger.BOOT else queue_for(policy.labels)
+        here = wish.claim.trigger is Trigger.BOOT
+        queue = queue_of_instance(self._scheduler.name) if here else queue_for(policy.labels)
         return Terms(
             queue=queue,
             definition=wish.entry.job.definition,
@@ -363,14 +360,3 @@ def _placed(live: LiveRun, state: State, at: datetime, error: str | None) -> eve
     if state is State.MISSED:
         return events.RunMissed(ts=at, **run_fields(live), reason=error or "")
     return events.SlotClaimed(ts=at, **run_fields(live))
-
-
-def queue_for(labels: Sequence[str]) -> str:
-    """Return where runs that ask for *labels* are offered."""
-    if not labels:
-        return ANYWHERE
-    name = "+".join(sorted(set(labels)))
-    if len(name) <= MOST_QUEUE and not name.startswith(("@", "=")) and name != ANYWHERE and "#" not in name:
-        return name
-
-    return "=" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

@@ -23,7 +23,6 @@ from echosched.model import (
     Attempt,
     Catchup,
     Claim,
-    CommandAction,
     Ended,
     Job,
     OnAbandoned,
@@ -88,12 +87,9 @@ async def recover(scheduler: Scheduler, evidence: Evidence, blind_since: datetim
     for run in await scheduler.left_behind():
         if run.run in scheduler.runs.live:
             continue  # claimed a moment ago, in place of one that blind time had hidden
-        entry = scheduler.roster.entries.get(run.job) or stranger(run, now)
-        live = LiveRun(
-            entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt, priority=run.priority
-        )
+        live = scheduler.roster.live(run)
         attempt = Attempt(
-            run.run, entry.job, run.slot, run.attempt, run.trigger, evidence.output_path(run.run, run.attempt)
+            run.run, live.job, run.slot, run.attempt, run.trigger, evidence.output_path(run.run, run.attempt)
         )
         hidden = blind_since is not None and run.slot is not None and run.slot > blind_since
         if hidden and run.slot is not None and _may_have_ended(run, attempt, evidence):
@@ -103,7 +99,7 @@ async def recover(scheduler: Scheduler, evidence: Evidence, blind_since: datetim
             _adopt(scheduler, live, run, evidence.adopt(attempt, process, run.started_at), process)
         elif (past := evidence.past(attempt)) is not None:
             _adopt(scheduler, live, run, past, None)
-        elif _may_have_begun(run, entry.job, evidence):
+        elif _may_have_begun(run, live.job, evidence):
             fresh = now - (run.slot or run.queued_at) <= live.job.policy.catchup_window
             if fresh and await evidence.again(attempt):
                 log.warning("run %s of %s ended with the worker, and begins anew", run.run, run.job)
@@ -273,8 +269,3 @@ def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) ->
         scheduler.runs.enlist(live, delay=wait)
         return
     scheduler.runs.finish(live, Ended(live.run, live.job.name, live.attempt, now, result))
-
-
-def stranger(run: Run, now: datetime) -> Entry:
-    """Return an entry for a job that is no longer defined, so that its running attempt can end."""
-    return Entry(Job(run.job, CommandAction(()), enabled=False), None, now)

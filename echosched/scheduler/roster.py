@@ -9,9 +9,9 @@ from typing import Any
 
 from echosched import events
 from echosched.errors import no_such_job
-from echosched.model import Job, JobRecord
+from echosched.model import Job, JobRecord, Run
 from echosched.protocols import Clock, Store
-from echosched.scheduler.entries import Entry
+from echosched.scheduler.entries import Entry, LiveRun
 from echosched.timer import TimerHeap
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,13 @@ class Roster:
 
     # ── operators ─────────────────────────────────────────────────────────────────────────────
 
+    def live(self, run: Run) -> LiveRun:
+        """Return *run*, of which only the row is known, as a run of its job, defined or not."""
+        entry = self.entries.get(run.job) or Entry.undefined(run.job, self._clock.now())
+        return LiveRun(
+            entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt, priority=run.priority
+        )
+
     def entry(self, name: str) -> Entry:
         """Return the entry of job *name*; raises ``NotFound`` with the nearest name."""
         try:
@@ -199,13 +206,17 @@ class Roster:
         entry = self.entry(name)
         if entry.paused:
             return False
-        entry.paused = True
-        entry.slot = None
-        self.heap.discard(entry)
-        self._take_back(entry, PAUSED)
+        self.set_paused(entry, paused=True)
         await self._store.save_jobs([entry.record()])
         self._emit(events.JobPaused(ts=self._clock.now(), job=name))
         return True
+
+    def set_paused(self, entry: Entry, *, paused: bool) -> None:
+        """Let the entry's slots come due or not from now on, whoever decided it; saves and tells nothing."""
+        entry.paused = paused
+        if paused:
+            self._take_back(entry, PAUSED)
+        self.arm(entry)
 
     async def unpark(self, name: str) -> bool:
         """Give a parked job another try, paused or not; tell whether it is in service again."""
@@ -232,6 +243,22 @@ class Roster:
         self._wake()
         self._emit(events.JobResumed(ts=self._clock.now(), job=name))
         return True
+
+    def take_over(self, records: Mapping[str, JobRecord], *, anew: bool = False) -> None:
+        """Take over what others have changed in the store: pauses, and how far slots are accounted for.
+
+        *anew*: cursors too are as the store has them. A server that crashed may have lost claims whose runs had
+        not begun; they are made again.
+        """
+        for name, record in records.items():
+            entry = self.entries.get(name)
+            if entry is None:
+                continue
+            entry.last_run = record.last_run
+            entry.cursor_at = record.cursor_at if anew else max(entry.cursor_at, record.cursor_at)
+            if entry.paused != record.paused:
+                self.set_paused(entry, paused=record.paused)
+        self._wake()
 
     # ── reload ────────────────────────────────────────────────────────────────────────────────
 

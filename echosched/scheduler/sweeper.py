@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from echosched import events
 from echosched.model import Ended, OnAbandoned, Result, Run, State
-from echosched.scheduler.entries import LiveRun
-from echosched.scheduler.recovery import stranger
 from echosched.scheduler.runs import run_fields
 
 if TYPE_CHECKING:
     from echosched.scheduler.cluster import ClusterScheduler
-
-log = logging.getLogger(__name__)
 
 MEND_EVERY = 12
 """Every so many sweeps also look for tickets that were lost."""
@@ -31,8 +26,8 @@ class Sweeper:
     async def sweep(self) -> None:
         """Sweep once."""
         scheduler, store = self._scheduler, self._scheduler.store
-        await scheduler.give_back()
-        scheduler.cancel_here(await store.cancelled())
+        await scheduler.rights.give_back()
+        scheduler.messages.cancel_here(await store.cancelled())
         dead = await store.dead_runs()
         if dead:
             await self._abandon(dead)
@@ -41,7 +36,7 @@ class Sweeper:
             for run in await store.mend(scheduler.clock.now()):
                 scheduler.tell_ended(run)
             await scheduler.start_lost()
-            await scheduler.refresh()
+            await scheduler.messages.refresh()
 
     async def _abandon(self, runs: Sequence[Run]) -> None:
         now = self._scheduler.clock.now()
@@ -49,10 +44,9 @@ class Sweeper:
         for run in runs:
             if run.run in self._scheduler.runs.live:
                 continue  # ours, and alive
-            entry = self._scheduler.roster.entries.get(run.job) or stranger(run, now)
-            live = LiveRun(entry, run.run, run.slot, run.trigger, run.queued_at, attempt=run.attempt)
+            live = self._scheduler.roster.live(run)
             live.started_at = run.started_at
-            retry_at = now if entry.job.policy.on_abandoned is OnAbandoned.RETRY else None
+            retry_at = now if live.job.policy.on_abandoned is OnAbandoned.RETRY else None
             why = f"instance {run.owner} was not heard of for its lease, and its end was not seen"
             result = Result(State.ABANDONED, error=why)
             lives.append(live)

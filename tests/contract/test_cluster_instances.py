@@ -435,7 +435,7 @@ async def test_a_host_that_was_stopped_starts_nothing_that_may_be_others_by_now(
     found = await ended(other, run)
     assert (found.state, found.attempt) == (State.SUCCEEDED, 1), "it was given back before it was given up"
     assert len(one.started) + len(other.started) == 1
-    assert one.scheduler._withdrawn == {}
+    assert one.scheduler.rights._withdrawn == {}
     assert await other.store.check() == []
 
 
@@ -473,7 +473,7 @@ async def test_what_was_given_back_and_taken_again_before_that_was_known_is_give
     async def slow(held: Any) -> None:
         await real(held)
         if not taken_again.is_set():  # the answer comes only after the ticket was used
-            while not one.scheduler._retaken:
+            while not one.scheduler.rights._retaken:
                 await asyncio.sleep(0.01)
             taken_again.set()
 
@@ -496,7 +496,8 @@ async def test_a_run_is_given_back_once_however_many_wish_it(make: MakeInstance)
         await real(held)
 
     one.store.give_back = counted  # type: ignore[method-assign]
-    await asyncio.gather(*(one.scheduler._give_back_all() for _ in range(3)), one.scheduler.give_back())
+    rights = one.scheduler.rights
+    await asyncio.gather(*(rights.give_back_all() for _ in range(3)), rights.give_back())
     assert given == [run]
     assert (await ended(one, run)).state is State.SUCCEEDED
     assert one.started == [run]
