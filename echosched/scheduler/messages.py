@@ -41,7 +41,7 @@ class Messages:
             case {"op": "cancel", "runs": [*runs], "reason": str(reason)}:
                 self.cancel_here((run, reason) for run in runs)
             case {"op": "jobs", "by": by} if by != scheduler.name:
-                self._pause_now(message.get("paused") or ())
+                self._pause_now(message.get("paused", ()))
                 self._refresh_soon()
             case {"op": "later", "micros": int(micros)}:
                 wait = (from_micros(micros) - scheduler.clock.now()).total_seconds()

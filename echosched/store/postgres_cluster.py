@@ -116,12 +116,8 @@ class ClusterStore(PostgresStore):
         async def work(connection: Connection) -> None:
             for begin in range(0, len(batch), 5000):
                 await execute(connection, "merge_jobs", job_columns(batch[begin : begin + 5000]))
-            if len(batch) <= 100:
-                names = [record.name for record in batch]
-                paused = [record.name for record in batch if record.paused]
-                await tell(connection, op="jobs", names=names, paused=paused, by=self.owner)
-            else:
-                await tell(connection, op="jobs", by=self.owner)
+            paused = [record.name for record in batch if record.paused]
+            await tell(connection, op="jobs", paused=paused, by=self.owner)
 
         if batch:
             await self.write(work)

@@ -13,6 +13,9 @@ from echosched.model import Instance
 from echosched.store.postgres_link import Connection
 from echosched.store.postgres_queries import execute, fetch
 
+MOST_TOLD = 7_900
+"""PostgreSQL's notifications take a few bytes more."""
+
 
 async def instances(connection: Connection) -> list[Instance]:
     """Return all instances by name, each with the jobs that it defines otherwise than most living ones."""
@@ -68,8 +71,11 @@ async def remove(connection: Connection, name: str) -> None:
 
 
 async def tell(connection: Connection, **message: Any) -> None:
-    """Let all instances hear *message* when the transaction commits."""
-    await execute(connection, "tell", {"message": json.dumps(message)})
+    """Let all instances hear *message* when the transaction commits; one too long is as one they missed."""
+    text = json.dumps(message)
+    if len(text) > MOST_TOLD:
+        text = json.dumps({"op": "missed"})
+    await execute(connection, "tell", {"message": text})
 
 
 def _unknown(name: str) -> NotFound:

@@ -541,6 +541,14 @@ async def test_a_follower_runs_once_after_its_job_wherever_that_ran(make: MakeIn
     assert len(await one.store.history(job="then")) == 1
 
 
+async def test_words_too_long_for_a_notification_are_read_from_the_rows(make: MakeInstance) -> None:
+    jobs = [job(f"{number:03}{'ä' * 100}", NEVER) for number in range(100)]
+    one, other = await two(make, *jobs)
+    entries = other.scheduler.roster.entries
+    await one.store.save_jobs([replace(entry.record(), paused=True) for entry in entries.values()])
+    await until(lambda: all(entry.paused for entry in entries.values()))
+
+
 async def test_a_pause_on_one_instance_pauses_the_job_on_all(make: MakeInstance) -> None:
     one, other = await two(make, job("often", "every 300ms from 2026-01-01T00:00Z"))
     await until(lambda: one.attempts or other.attempts)
