@@ -182,7 +182,7 @@ def _account(
         f"orphaned output files removed: {orphans} ({orphan_bytes} bytes)",
         f"parked jobs back in service: {', '.join(unparked) or 'none'}",
         f"messages sent again: {resent}",
-        f"jobs run again: {', '.join(retried) or 'none'}",
+        f"retried_count: {len(retried)} ({', '.join(retried) or 'no job had to be run again'})",
         *(f"problem: {text}" for text in problems),
     ]
     return "".join(f"{text}\n" for text in lines)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -10,23 +11,24 @@ from echosched.cli import render
 from echosched.cli.session import paths_of
 from echosched.clock import EPOCH, SystemClock, parse_rfc3339, rfc3339
 from echosched.errors import UsageError, no_such_job
-from echosched.model import Dst
+from echosched.model import AfterWhen, Dst
 
 if TYPE_CHECKING:
+    from echosched.model import After
     from echosched.schedule import Timetable
 
 YEAR = timedelta(days=366)
+_ZONELESS = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.]\d+)?)?$", re.ASCII)
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)  # beyond it, adding a month may overflow
 
 
 def instant_of(option: str, text: str) -> datetime:
-    """Return the instant that *text* names: RFC 3339, or a date (its first moment in UTC); 1970 to 9000."""
+    """Return the instant that *text* names, from 1970 to 9000: RFC 3339, or a date (its first moment).
+
+    Without a zone it is UTC.
+    """
     try:
-        if len(text) == 10:
-            day = date.fromisoformat(text)
-            found = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        else:
-            found = parse_rfc3339(text)
+        found = parse_rfc3339(f"{text}T00:00Z" if len(text) == 10 else _ZONELESS.sub(r"\g<0>Z", text))
     except (ValueError, OverflowError):
         raise UsageError(
             f"{option}: {text!r} is no instant (such as 2026-01-31T09:00:00Z, or 2026-01-31)"
@@ -57,9 +59,11 @@ def slot_rows(schedule: Timetable, start: datetime, count: int) -> list[dict[str
 def explain(arguments: dict[str, Any]) -> int:
     """Say what a schedule means, with its next slots and the daylight-saving changes it meets."""
     from echosched.schedule import explain as in_english
-    from echosched.schedule import parse_schedule, transitions
+    from echosched.schedule import parse_after, parse_schedule, transitions
 
     expression, timezone = arguments["<expression>"], arguments["--timezone"]
+    if (chain := parse_after(expression)) is not None:
+        return _explain_chain(chain, arguments)
     schedule = parse_schedule(expression, timezone, dst=dst_of(arguments["--dst"]))
     now = SystemClock().now()
     document = {
@@ -83,6 +87,22 @@ def explain(arguments: dict[str, Any]) -> int:
     for change in document["transitions"]:
         kind = "is skipped" if change["kind"] == "gap" else "is repeated"
         print(f"daylight saving: {change['local']} {kind} (at {render.instant(change['at'])})")
+    return 0
+
+
+def _explain_chain(chain: After, arguments: dict[str, Any]) -> int:
+    """Say which runs of another job the expression waits for; it has no slots of its own."""
+    outcome = {AfterWhen.SUCCESS: " that succeeds", AfterWhen.FAILURE: " that fails", AfterWhen.ANY: ""}
+    said = f"After each run of {chain.job}{outcome[chain.when]}."
+    if arguments["--json"]:
+        document = {
+            "schedule": arguments["<expression>"],
+            "timezone": arguments["--timezone"],
+            "explanation": said,
+        }
+        render.print_json({**document, "next": [], "transitions": []})
+    else:
+        print(render.clean(said))
     return 0
 
 

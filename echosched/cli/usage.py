@@ -12,6 +12,7 @@ Common options:
   --socket FILE    the control socket
   --db FILE        the database
   --log FILE       the journal
+  --debug          show tracebacks; start also logs decisions
   -h --help        show this text
 """
 
@@ -62,6 +63,7 @@ Options:
   --socket FILE    the control socket
   --db FILE        the database
   --log FILE       the journal
+  --debug          show tracebacks; start also logs decisions
   --foreground     short for: start --foreground
   --version        show the version
   -h --help        show this text
@@ -81,7 +83,6 @@ Options:
   --detach         detach even where that is known to fail
   --force          stop a running daemon first
   --exclusive      fail (1) if a daemon is running already, instead of saying so (0)
-  --debug          log decisions, and show tracebacks
   --wait DUR       how long to wait for another starter that holds the lock [default: 30s]
   --no-supervise   run the worker alone, without a supervisor (for debugging)
 
@@ -169,7 +170,7 @@ Options:
   --schedule EXPR  an expression instead of a job
   --timezone TZ    the expression's time zone [default: UTC]
   --dst RULE       once, skip or every [default: once]
-  --from INSTANT   after this instant (RFC 3339) instead of now
+  --from INSTANT   after this instant (RFC 3339 or a date) instead of now
   --json           one JSON document
 
 {COMMON}""",

@@ -34,6 +34,7 @@ async def test_heal_jobs_whose_last_run_failed_run_again(make, rows, a_run, a_jo
     assert answer["retried_count"] == 3
     assert make.triggered == [(name, Trigger.HEAL) for name in ("unwell", "late", "hidden")]
     assert "unwell: last run failed, runs again as #901" in "".join(make.output)
+    assert "retried_count: 3 (unwell, late, hidden)\n" in "".join(make.output)
     assert make.events == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -165,3 +166,60 @@ def test_options_stand_where_every_docopt_looks_for_them(verb: str) -> None:
             heading = line
         elif line.startswith("  -"):
             assert re.fullmatch(r"(\w+ )?options:", heading, re.IGNORECASE), line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-01",
+        "2026-01-01T00:00",
+        "2026-01-01 00:00:00",
+        "2026-01-01T00:00:00.000",
+        "2026-01-01T01:00+01:00",
+    ],
+)
+def test_an_instant_without_a_zone_is_utc(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["next", "--schedule", "@hourly", "--timezone", "Europe/Berlin", "-n", "1", "--from", text]
+    assert dispatch(words) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "2026-01-01 01:00:00Z  2026-01-01T02:00:00+01:00"
+
+
+@pytest.mark.parametrize(
+    "text", ["now", "2026-01-0x", "2026-01-01T24:61", "20260101T0000", "٢٠٢٦-01-01T00:00"]
+)
+def test_what_is_no_instant_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["next", "--schedule", "@hourly", "--from", text]) == 2
+    assert f"--from: {text!r} is no instant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("after brief", "After each run of brief that succeeds."),
+        ("after brief failure", "After each run of brief that fails."),
+        ("After brief any", "After each run of brief."),
+    ],
+)
+def test_a_chain_is_explained_without_slots(
+    expression: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(["explain", expression]) == 0
+    assert capsys.readouterr().out == f"{said}\n"
+    assert dispatch(["explain", expression, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schedule"], document["explanation"]) == (expression, said)
+    assert (document["next"], document["transitions"]) == ([], [])
+
+
+def test_every_command_shows_tracebacks_when_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ["--home", str(tmp_path)]
+    for words in (["run", "a", *home, "--debug"], ["--debug", "run", "a", *home], ["run", "a", *home]):
+        assert dispatch(words) == 69
+        shown = capsys.readouterr().err
+        assert shown.endswith("no daemon listens there (echoschedd start)\n")
+        assert ("Traceback" in shown) == ("--debug" in words)
+    for command in USAGE:
+        assert dispatch([command, "--help"]) == 0
+        assert capsys.readouterr().out.count("--debug") == 1, command
