@@ -13,8 +13,7 @@ from datetime import datetime
 from echosched.clock import SystemClock
 from echosched.executor import never_started, unbar
 from echosched.executor.answer import SUFFIX as ANSWER_SUFFIX
-
-RUNS_PER_DIRECTORY = 1000
+from echosched.operations.pieces import RUNS_PER_DIRECTORY, output_file
 
 
 class Outputs:
@@ -27,7 +26,7 @@ class Outputs:
 
     def path(self, run: int, attempt: int) -> str:
         """Return the path of an attempt's output, whether it exists or not."""
-        return f"{self._directory}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
+        return output_file(self._directory, run, attempt)
 
     def prepare(self, run: int, attempt: int) -> str:
         """Return the path of an output to be written: its directory exists."""

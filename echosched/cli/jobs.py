@@ -51,7 +51,7 @@ def _look(arguments: dict[str, Any], op: str, **query: Any) -> Any:
     except NotRunning:
         import asyncio
 
-        from echosched.web.offline import Records
+        from echosched.operations.offline import Records
 
         found = asyncio.run(Records(paths_of(arguments), coming=True).call(op, query))
         shown = "this is what is configured, and when it would come due"

@@ -193,7 +193,7 @@ def _since(text: str) -> str:
 
 async def _stored_history(paths: Paths, query: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows that lie in the store, which no daemon has open."""
-    from echosched.web.stored import StoredReads
+    from echosched.operations.stored import StoredReads
 
     async def ask(op: str, **args: Any) -> Any:
         if op != "job":
@@ -241,7 +241,7 @@ def output(arguments: dict[str, Any]) -> int:
             else:
                 _show_pieces(lambda query: client.call("output", **query), number, attempt)
     except NotRunning:
-        from echosched.web.offline import Records
+        from echosched.operations.offline import Records
 
         records = Records(paths_of(arguments))
         _show_pieces(lambda query: asyncio.run(records.call("output", query)), number, attempt)

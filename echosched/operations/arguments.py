@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from echosched.errors import UsageError
 from echosched.model import State
 
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+MAX_ROWS = 10_000
 
 
 def state_named(text: str) -> State:
@@ -36,6 +38,25 @@ def instant(name: str, text: str) -> datetime:
         return min(max(parse_rfc3339(text), EPOCH), LATEST)
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{name}: {error} (an instant such as 2026-01-31T09:00:00Z)") from None
+
+
+def history_query(
+    job: str | None = None,
+    n: int = 50,
+    states: Sequence[str] = (),
+    since: str | None = None,
+    until: str | None = None,
+    before_run: int | None = None,
+) -> dict[str, Any]:
+    """Return what to ask :meth:`echosched.protocols.Store.history` for; raises ``UsageError``."""
+    return {
+        "job": job,
+        "states": [state_named(text) for text in states],
+        "since": optional_instant("since", since),
+        "until": optional_instant("until", until),
+        "before_run": before_run,
+        "limit": bounded("n", n, MAX_ROWS),
+    }
 
 
 def whole_number(name: str, value: Any) -> int:

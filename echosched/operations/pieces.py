@@ -1,4 +1,4 @@
-"""A piece of an output file, read beside whoever is still writing it."""
+"""Outputs of attempts: where their files lie, and a piece of one, read beside whoever is still writing it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import os
 
 OUTPUT_CHUNK = 64 * 1024
 """Bytes of a piece, where nobody asks for another size."""
+
+
+RUNS_PER_DIRECTORY = 1000
+
+
+def output_file(directory: str, run: int, attempt: int) -> str:
+    """Return the path of an attempt's output below *directory* (``runs/``), whether it exists or not."""
+    return f"{directory}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
 
 
 def read_piece(path: str | None, offset: int, limit: int) -> tuple[bytes, int, int]:

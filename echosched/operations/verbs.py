@@ -13,12 +13,12 @@ from typing import Any
 from echosched.clock import rfc3339
 from echosched.errors import NotFound, UsageError
 from echosched.model import Run, State, Trigger
-from echosched.operations.arguments import bounded, optional_instant, state_named, whole_number
+from echosched.operations.arguments import bounded, history_query, whole_number
 from echosched.operations.cluster import ClusterOperations, Membership
 from echosched.operations.description import RECENT, describe, recent_runs, run_details
 from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
 from echosched.operations.slots import MAX_SLOTS, slot_row, slots_of
-from echosched.operations.views import MAX_ROWS, Views, live_row
+from echosched.operations.views import Views, live_row
 from echosched.scheduler import Entry, Scheduler
 
 FOLLOW_SECONDS = 0.2
@@ -195,14 +195,8 @@ class Operations(Views, ClusterOperations):
 
         Raises ``NotFound`` for a *job* that neither is defined nor ever ran.
         """
-        runs = await self._scheduler.store.history(
-            job=job,
-            states=[state_named(text) for text in states],
-            since=optional_instant("since", since),
-            until=optional_instant("until", until),
-            before_run=before_run,
-            limit=bounded("n", n, MAX_ROWS),
-        )
+        query = history_query(job, n, states, since, until, before_run)
+        runs = await self._scheduler.store.history(**query)
         if job is not None and not runs:
             await self._must_be_known(job)
         return [self._row(run) for run in runs]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from echosched.clock import rfc3339, to_micros
 from echosched.model import Job, Run, State
-from echosched.operations.arguments import bounded, instant
+from echosched.operations.arguments import MAX_ROWS, bounded, instant
 from echosched.operations.description import describe
 from echosched.operations.slots import simulate, slot_row, slots_of
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from echosched.scheduler import Scheduler
     from echosched.scheduler.entries import LiveRun
 
-MAX_ROWS = 10_000
 DESCRIBED_AT_ONCE = 20
 
 

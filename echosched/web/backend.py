@@ -17,12 +17,12 @@ from typing import Any, Protocol
 from echosched.clock import SystemClock
 from echosched.errors import Conflict, NotRunning, StoreError, Unreachable
 from echosched.journal.read import Follower, afollow, parse
+from echosched.operations.offline import Records
+from echosched.operations.stored import StoredReads
 from echosched.protocols import Facts
 from echosched.web.lifecycle import Lifecycle
-from echosched.web.offline import Records
 from echosched.web.roster import Roster
 from echosched.web.settings import WebSettings
-from echosched.web.stored import StoredReads
 
 logger = logging.getLogger(__name__)
 

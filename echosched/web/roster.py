@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from echosched.clock import from_micros, rfc3339
+from echosched.operations.stored import Ask
 from echosched.protocols import Facts
-from echosched.web.stored import Ask
 
 Reader = Callable[[Sequence[int]], Awaitable[dict[int, Facts]]]
 

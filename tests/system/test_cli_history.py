@@ -77,6 +77,7 @@ def test_the_same_is_told_when_nothing_runs(lived: House) -> None:
         (["--since", "2026-13-01"], "--since"),
         (["--state", "sleeping"], "unknown"),
         (["-n", "many"], "whole number"),
+        (["-n", "10001"], "0 to 10000"),
     ],
 )
 def test_wrong_questions_are_told_in_a_line(house: House, words: list[str], reason: str) -> None:

@@ -13,14 +13,16 @@ import contextlib
 import heapq
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from echosched.clock import SystemClock
 from echosched.errors import ConfigError, Conflict, ExecutionError, NotRunning, StoreError, no_such_job
 from echosched.model import Job, JobRecord, ProcessIdentity, Run
+from echosched.operations.pieces import output_file
+from echosched.operations.stored import opened, opened_shared
 from echosched.protocols import Clock
-from echosched.web.stored import opened, opened_shared
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,7 +49,6 @@ READS = frozenset(
 )
 """Operations that need no running scheduler."""
 
-RUNS_PER_DIRECTORY = 1000
 _FRESH_SECONDS = 3.0
 _NOT_RUNNING = "scheduler: not running (press Start, or run: echoschedd start)"
 
@@ -135,15 +136,12 @@ class Records:
         )
         return Operations(
             cast(Any, standing_still),
-            output_path=self._output_path,
+            output_path=partial(output_file, self._paths.runs),
             reload=_no_reload,
             journal_path=self._paths.log,
             redact=redact,
             membership=_membership(config, store),
         )
-
-    def _output_path(self, run: int, attempt: int) -> str:
-        return f"{self._paths.runs}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
 
 
 class _NoRecords:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from echosched.clock import from_micros, parse_rfc3339, rfc3339
 from echosched.errors import NotFound, NotRunning, Unreachable
 from echosched.model import Run, State
+from echosched.operations.arguments import history_query
 from echosched.operations.description import RECENT, recent_runs, run_details
 from echosched.protocols import Facts
 
@@ -76,25 +77,14 @@ class StoredReads:
         """Carry out *op*, one of :attr:`OPERATIONS`; raises ``StoreError`` where the file cannot be read."""
         return await getattr(self, op)(**args)
 
-    async def history(
-        self,
-        job: str | None = None,
-        n: int = 50,
-        states: Sequence[str] = (),
-        since: str | None = None,
-        until: str | None = None,
-        before_run: int | None = None,
-    ) -> list[Facts]:
-        """Return the newest *n* runs, newest first; raises ``NotFound`` for a job that is not and never was."""
+    async def history(self, job: str | None = None, **wanted: Any) -> list[Facts]:
+        """Return the newest runs, newest first; raises ``NotFound`` for a job that is not and never was.
+
+        *wanted* as for :func:`~echosched.operations.arguments.history_query`.
+        """
+        query = history_query(job, **wanted)
         async with opened(self._path) if self._dsn is None else opened_shared(self._dsn) as store:
-            runs = await store.history(
-                job=job,
-                states=[State(state) for state in states],
-                since=None if since is None else parse_rfc3339(since),
-                until=None if until is None else parse_rfc3339(until),
-                before_run=before_run,
-                limit=n,
-            )
+            runs = await store.history(**query)
             strange = job is not None and not runs and not await store.history(job=job, limit=1)
         if strange:
             await self._ask("job", job=job)
