@@ -24,11 +24,12 @@ from typing import Any
 from echosched.clock import from_micros, to_micros
 from echosched.errors import NotFound
 from echosched.model import Ended, Result, Run, Started, State
+from echosched.store.ends import NO_STARTS, Attempted
 from echosched.store.postgres_instances import tell
 from echosched.store.postgres_link import Connection
 from echosched.store.postgres_queries import execute, fetch, fetch_runs
 from echosched.store.postgres_tickets import Ticket, defer
-from echosched.store.postgres_writes import NO_STARTS, Attempted, Finished, finish, lock
+from echosched.store.postgres_writes import Finished, finish, lock
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ statement of its own afterwards, which then sees all that was committed before t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 from echosched.clock import to_micros
 from echosched.model import Claim, Ended, JobRecord, Pruned, Started, State
+from echosched.store.ends import NO_STARTS, Attempted, judge_ends
 from echosched.store.postgres_link import Connection
 from echosched.store.postgres_queries import execute, fetch
-from echosched.store.rows import Instants, instant, micros, text
-from echosched.transitions import earlier_attempt, may_have_started, refuse_open_ends
+from echosched.store.rows import Instants, micros, text
+from echosched.transitions import may_have_started
 
 _OPEN = (str(State.QUEUED), str(State.RUNNING))
 
@@ -35,11 +35,6 @@ class Terms:
 
 
 NO_TERMS = Terms()
-
-Attempted = tuple[int, int]
-"""Run and attempt."""
-
-NO_STARTS: Mapping[Attempted, Started] = {}
 
 
 async def claim(
@@ -130,39 +125,18 @@ async def finish(
     *dead*: only of runs whose instance's lease is over. That is asked once the rows are locked: an instance that
     was heard of again may have given them back.
     """
-    refuse_open_ends(ends)
     runs = {"runs": [end.run for end in ends]}
     jobs = sorted({end.job for end in ends})
     await execute(connection, "lock_groups_of", runs)
     await execute(connection, "lock_jobs", {"jobs": jobs})
-    open_runs = {row[0]: row for row in await fetch(connection, "unended", runs)}
+    unended = await fetch(connection, "unended", runs)
     if dead:
         still = {run for (run,) in await fetch(connection, "still_dead", runs)}
-        open_runs = {run: row for run, row in open_runs.items() if run in still}
-    groups = sorted({row[6] for row in open_runs.values() if row[6] is not None})
-    answer: list[bool] = []
-    outcomes: list[Ended] = []
-    requeued: list[Ended] = []
-    attempts: list[str] = []
-    totals: Counter[str] = Counter()
-    last_runs: dict[str, int] = {}
-    for end in ends:
-        row = open_runs.get(end.run)
-        if row is None or row[1] != end.attempt:
-            answer.append(False)
-            continue
-        del open_runs[end.run]  # a second end of the same run in one batch comes too late
-        answer.append(True)
-        totals[row[2]] -= 1
-        if end.retry_at is not None:
-            totals[str(State.QUEUED)] += 1
-            requeued.append(end)
-            attempts.append(_with_attempt(row, end, starts.get((end.run, end.attempt))))
-            continue
-        totals[str(end.result.state)] += 1
-        outcomes.append(end)
-        last_runs[end.job] = max(end.run, last_runs.get(end.job, 0))
-    await _end(connection, outcomes, starts)
+        unended = [row for row in unended if row[0] in still]
+    groups = sorted({row[6] for row in unended if row[6] is not None})
+    judged = judge_ends(ends, unended, starts)
+    await _end(connection, judged.outcomes, starts)
+    requeued = [end for end, _ in judged.requeued]
     if requeued:
         await execute(
             connection,
@@ -170,13 +144,14 @@ async def finish(
             {
                 "run": [end.run for end in requeued],
                 "not_before_at": [micros(end.retry_at) for end in requeued],
-                "attempts": attempts,
+                "attempts": [attempts for _, attempts in judged.requeued],
             },
         )
-    if last_runs:
-        await execute(connection, "last_runs", {"job": list(last_runs), "run": list(last_runs.values())})
-    await add(connection, totals)
-    return Finished(answer, requeued, jobs, groups)
+    if judged.last_runs:
+        last = {"job": list(judged.last_runs), "run": list(judged.last_runs.values())}
+        await execute(connection, "last_runs", last)
+    await add(connection, judged.totals)
+    return Finished(judged.recorded, requeued, jobs, groups)
 
 
 async def lock(connection: Connection, jobs: Sequence[str], groups: Sequence[str]) -> None:
@@ -206,16 +181,6 @@ async def _end(connection: Connection, ends: Sequence[Ended], starts: Mapping[At
             **_start_columns(begun),
         },
     )
-
-
-def _with_attempt(row: Sequence[Any], end: Ended, start: Started | None) -> str:
-    """Return the list of earlier attempts, as text, with the one that *end* ends."""
-    _, attempt, _, started_at, attempts, *_ = row
-    if started_at is None and start is not None:
-        started_at = to_micros(start.at)
-    earlier = json.loads(attempts) if attempts else []
-    last = dict(earlier_attempt(attempt, instant(started_at), end))
-    return json.dumps([*earlier, last | {"error": text(end.result.error)}])
 
 
 async def save_jobs(connection: Connection, records: Iterable[JobRecord]) -> None:

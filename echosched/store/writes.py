@@ -7,19 +7,18 @@ nobody else writes. The totals move in the same transaction as the rows they cou
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any
 
 from echosched.clock import to_micros
 from echosched.model import Claim, Ended, JobRecord, Started, State
+from echosched.store.ends import judge_ends
 from echosched.store.ledger import Backlog
 from echosched.store.queries import query, read_rows, write_rows
-from echosched.store.rows import Instants, instant, job_row, run_row, text
-from echosched.transitions import earlier_attempt, may_have_started, refuse_open_ends
+from echosched.store.rows import Instants, job_row, run_row, text
+from echosched.transitions import may_have_started
 
 _OPEN = (str(State.QUEUED), str(State.RUNNING))
 
@@ -84,48 +83,21 @@ def note_starts(connection: sqlite3.Connection, starts: Iterable[Started]) -> No
 
 def finish(connection: sqlite3.Connection, ends: Sequence[Ended]) -> list[bool]:
     """Record *ends* of present attempts of runs without outcome; tell which were recorded."""
-    refuse_open_ends(ends)
-    open_runs = {row[0]: row for row in read_rows(connection, "unended", [(end.run,) for end in ends])}
+    judged = judge_ends(ends, read_rows(connection, "unended", [(end.run,) for end in ends]))
     at = Instants()
-    answer: list[bool] = []
-    outcomes, requeued = [], []
-    last_runs: dict[str, int] = {}
-    left: list[str] = []
-    for end in ends:
-        row = open_runs.get(end.run)
-        if row is None or row[1] != end.attempt:
-            answer.append(False)
-            continue
-        del open_runs[end.run]  # a second end of the same run in one batch comes too late
-        answer.append(True)
-        left.append(row[2])
-        result = end.result
-        if end.retry_at is not None:
-            requeued.append((end.run, at[end.retry_at], _with_attempt(row, end)))
-            continue
-        outcomes.append(
-            (
-                end.run, str(result.state), at[end.at], result.exit_code, result.signal, text(result.error),
-                result.output_bytes, int(may_have_started(result.state)),
-            )
-        )  # fmt: skip
-        last_runs[end.job] = max(end.run, last_runs.get(end.job, 0))
+    outcomes = [
+        (
+            end.run, str(end.result.state), at[end.at], end.result.exit_code, end.result.signal,
+            text(end.result.error), end.result.output_bytes, int(may_have_started(end.result.state)),
+        )
+        for end in judged.outcomes
+    ]  # fmt: skip
     write_rows(connection, "end_runs", outcomes)
+    requeued = [(end.run, at[end.retry_at], attempts) for end, attempts in judged.requeued]
     write_rows(connection, "requeue_runs", requeued)
-    write_rows(connection, "last_runs", list(last_runs.items()))
-    totals = Counter(row[1] for row in outcomes)
-    totals[str(State.QUEUED)] += len(requeued)
-    totals.subtract(left)
-    _add(connection, totals)
-    return answer
-
-
-def _with_attempt(row: Sequence[Any], end: Ended) -> str:
-    """Return the list of earlier attempts, as text, with the one that *end* ends."""
-    _, attempt, _, started_at, attempts = row
-    earlier = json.loads(attempts) if attempts else []
-    last = dict(earlier_attempt(attempt, instant(started_at), end))
-    return json.dumps([*earlier, last | {"error": text(end.result.error)}])
+    write_rows(connection, "last_runs", list(judged.last_runs.items()))
+    _add(connection, judged.totals)
+    return judged.recorded
 
 
 def save_jobs(connection: sqlite3.Connection, records: Iterable[JobRecord]) -> None:
