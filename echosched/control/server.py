@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from echosched.control import protocol
-from echosched.errors import EchoschedError, PermissionRefused, UsageError
+from echosched.errors import EX_PRIVILEGE, DaemonError, EchoschedError, PermissionRefused, UsageError
 from echosched.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,28 @@ class ControlServer:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. The caller holds the daemon's lock, so what lies at the path is a left-over."""
+        """Listen. The caller holds the daemon's lock, so what lies at the path is a left-over.
+
+        Raises ``DaemonError`` where there can be no socket, or none of that group.
+        """
+        try:
+            listener = self._listen()
+        except OSError as error:
+            raise DaemonError(
+                f"{self._path}: cannot listen there: {error.strerror or error} (give another path with --socket)"
+            ) from error
+        if self._group is not None:
+            try:
+                os.chown(self._path, -1, self._group)
+            except PermissionError:
+                raise PermissionRefused(
+                    f"daemon.control_group: the socket's owner (user id {os.geteuid()}) is no member of group id"
+                    f" {self._group}, so {self._path} cannot be given to it (make it a member)",
+                    exit_code=EX_PRIVILEGE,
+                ) from None
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=protocol.MAX_LINE)
+
+    def _listen(self) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         listener = socket.socket(
@@ -52,9 +73,7 @@ class ControlServer:
             listener.bind(self._path)
         finally:
             os.umask(previous)
-        if self._group is not None:
-            os.chown(self._path, -1, self._group)
-        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=protocol.MAX_LINE)
+        return listener
 
     async def close(self) -> None:
         """Stop listening and end all connections."""

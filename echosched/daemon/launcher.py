@@ -200,6 +200,9 @@ def _become(settings: Settings, files: _Files, *, supervise: bool) -> Outcome:
         try:
             _prepare_foreground(settings, files)
             _exec(settings, files, None, supervise=supervise)
+        except DaemonError:
+            files.release()
+            raise
         except OSError as error:
             files.release()
             raise StartFailed(f"{error.filename or sys.executable}: {error.strerror}") from error
@@ -273,8 +276,9 @@ def _exec(settings: Settings, files: _Files, ready_fd: int | None, *, supervise:
     for pidfile in files.all():
         pidfile.acquire()  # now, in the final process: its pid
     if files.owner is not None:
+        # Before, not after: without root's rights nobody could take the pidfile away again.
+        _check_writable(settings, files.owner)
         privileges.drop(files.owner.uid, files.owner.gid)
-        _check_writable(settings, files.owner.name)
     document = {
         "settings": settings.as_dict(),
         "locks": [[pidfile.path, pidfile.fileno()] for pidfile in files.all()],
@@ -322,14 +326,26 @@ def _move_inside(settings: Settings, files: _Files) -> None:
     settings.chroot = None
 
 
-def _check_writable(settings: Settings, name: str) -> None:
+def _check_writable(settings: Settings, owner: privileges.Account) -> None:
+    """Raise ``DaemonError`` for a directory that *owner* could not write to."""
     paths = settings.paths
-    for path in (paths.state, paths.db, paths.log, paths.socket, paths.pidfile):
-        directory = os.path.dirname(path) if path else None
-        if directory and not os.access(directory, os.W_OK | os.X_OK):
-            raise DaemonError(
-                f"{directory}: not writable for {name} (chown {name} {directory})", exit_code=EX_PRIVILEGE
-            )
+    files = (paths.state, paths.db, paths.log, paths.socket, paths.pidfile)
+    directories = [os.path.dirname(path) for path in files if path]
+    child = os.fork()
+    if child == 0:  # the kernel is asked, as that account: groups and access lists count, too
+        refused = len(directories)
+        try:
+            privileges.drop(owner.uid, owner.gid)
+            able = [os.access(directory, os.W_OK | os.X_OK) for directory in directories]
+            refused = [*able, False].index(False)
+        finally:
+            os._exit(refused)
+    refused = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if 0 <= refused < len(directories):
+        raise DaemonError(
+            f"{directories[refused]}: not writable for {owner.name} (chown {owner.name} {directories[refused]})",
+            exit_code=EX_PRIVILEGE,
+        )
 
 
 def _refused(error: BaseException | None, what: str | None) -> DaemonError:

@@ -174,3 +174,80 @@ def test_the_one_who_stops_finds_a_daemon_that_has_not_written_its_state(house: 
         finally:
             os.close(descriptor)
             innocent.send_signal(signal.SIGKILL)
+
+
+@ROOT
+@pytest.mark.parametrize("words", [[], ["--foreground"], ["--no-supervise"]])
+def test_a_home_that_the_daemons_user_cannot_write_to_keeps_no_pidfile(
+    house: House, words: list[str]
+) -> None:
+    house.write('[daemon]\nuser = "nobody"\n' + JOB)
+    refused = house.run("start", *words)
+    assert refused.returncode == 4
+    home = house.directory
+    assert refused.stderr == f"echoschedd: {home}: not writable for nobody (chown nobody {home})\n"
+    assert not (home / "echosched.pid").exists()
+    assert house.run("status").returncode == 3
+
+
+SERVER = """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[1])
+from echosched.control.server import ControlServer
+from echosched.errors import EchoschedError
+path, uid, gid, group = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+
+async def listen():
+    server = ControlServer(None, path, group=group)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    await server.start()
+    print(oct(os.stat(path).st_mode & 0o777))
+    await server.close()
+
+try:
+    asyncio.run(listen())
+except EchoschedError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+@ROOT
+def test_a_control_group_that_the_daemons_user_is_not_in_is_named(open_house: House) -> None:
+    account = pwd.getpwnam("nobody")
+    os.chown(open_house.directory, account.pw_uid, account.pw_gid)
+    path = str(open_house.directory / "echosched.sock")
+
+    def listen(group: int) -> tuple[int, str]:
+        package = str(Path(__file__).parents[2])
+        words = [package, path, str(account.pw_uid), str(account.pw_gid), str(group)]
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", SERVER, *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    assert listen(account.pw_gid) == (0, "0o660\n")
+    assert listen(0) == (
+        4,
+        f"daemon.control_group: the socket's owner (user id {account.pw_uid}) is no member of group id 0, so {path}"
+        " cannot be given to it (make it a member)\n",
+    )
+
+
+def test_a_socket_that_cannot_be_is_one_line_and_no_bug(house: House) -> None:
+    house.write(JOB)
+    taken = house.directory / "taken"
+    taken.mkdir()
+    refused = house.run("start", "--socket", str(taken))
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"echoschedd: {taken}: cannot listen there: Is a directory (give another path with --socket)\n"
+    )
+    assert house.run("status").returncode == 3
