@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from echosched.clock import to_micros
-from echosched.errors import StoreUnavailable
+from echosched.errors import StoreError, StoreUnavailable
 from echosched.model import Claim, Ended, Instance, JobRecord, Pruned, Run, Started, State
 from echosched.store import (
     postgres_instances,
@@ -75,11 +75,10 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Write what is pending and close; closing twice is harmless."""
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
+        self._cancel_flush()
         if self._flushing is not None:
             await asyncio.wait([self._flushing])
+            self._cancel_flush()  # a flush in vain plans another one
         if self._starts:
             with contextlib.suppress(StoreUnavailable):
                 await self.flush()
@@ -107,6 +106,11 @@ class PostgresStore:
         if self._starts and self._flush_timer is None:
             self._flush_timer = asyncio.get_running_loop().call_later(_STARTS_WAIT_SECONDS, self._flush_soon)
 
+    def _cancel_flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+
     def _flush_soon(self) -> None:
         self._flush_timer = None
         if self._starts:
@@ -115,7 +119,7 @@ class PostgresStore:
     async def _flush_quietly(self) -> None:
         try:
             await self.flush()
-        except StoreUnavailable:
+        except StoreError:
             self.started(())  # they stay noted; look again in a second
 
     async def flush(self) -> None:

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from echosched.clock import to_micros
-from echosched.model import Claim, Ended, JobRecord, Pruned, Started, State
+from echosched.model import Claim, Ended, JobRecord, Pruned, Started
 from echosched.store.ends import NO_STARTS, Attempted, judge_ends
 from echosched.store.postgres_link import Connection
 from echosched.store.postgres_queries import execute, fetch
 from echosched.store.rows import Instants, micros, text
 from echosched.transitions import may_have_started
-
-_OPEN = (str(State.QUEUED), str(State.RUNNING))
 
 
 @dataclass(frozen=True, slots=True)
