@@ -176,12 +176,10 @@ class PollingWakeup:
         self._loop = loop
         self._clock = clock
         self._on_wake = on_wake
-        self._epoch: float | None = None
         self._handle: asyncio.TimerHandle | None = None
 
     def arm(self, epoch: float | None) -> None:
         """See :meth:`Wakeup.arm`."""
-        self._epoch = epoch
         if self._handle is not None:
             self._handle.cancel()
         wait = RECHECK_SECONDS

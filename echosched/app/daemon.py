@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from echosched.config.daemon_settings import DaemonConfig
+    from echosched.config.load import Config
     from echosched.config.paths import Paths
 
 MARK_VARIABLE = "ECHOSCHED_MARK"
 NEVER = 0.0
+# What is settled when the daemon starts: rights, places and descriptors that it then has.
+_LASTING = ("user", "group", "umask", "working_directory", "chroot", "core_dumps", "control_group")
 
 
 def daemon_paths(paths: Paths) -> settings.Paths:
@@ -48,6 +51,14 @@ def supervisor_settings(daemon: DaemonConfig) -> dict[str, Any]:
         "log_max_size": daemon.log_max_size,
         "log_keep": daemon.log_keep,
     }
+
+
+def waiting_for_restart(first: Config, now: Config) -> list[str]:
+    """Return a warning for what the daemon was started with, by *first*, and *now* is written otherwise."""
+    keys = [f"daemon.{key}" for key in _LASTING if getattr(first.daemon, key) != getattr(now.daemon, key)]
+    if first.cluster != now.cluster:
+        keys.append("cluster")
+    return [f"{', '.join(keys)}: in force only after a restart (echoschedd restart)"] if keys else []
 
 
 def daemon_settings(paths: Paths, daemon: DaemonConfig, *, debug: bool = False) -> settings.Settings:

@@ -51,7 +51,7 @@ async def gather(
         held=dict(held or {}),
         find=find,
         began=outputs.began,
-        adopt=lambda attempt, process, started_at: executor.adopt(attempt, process),
+        adopt=executor.adopt,
         output_path=outputs.path,
         past=executor.past,
         traced=executor.is_traced,

@@ -67,7 +67,7 @@ class Host(Protocol):
     def scheduler(self, **parts: Any) -> Scheduler:
         """Return the scheduler over this host's store and clock, with the rest of its *parts*."""
 
-    async def rehearse(self) -> None:
+    async def warm(self) -> None:
         """Get ready for :meth:`open` while another worker is still at work."""
 
     async def open(self, jobs: Mapping[str, Job]) -> None:
@@ -109,7 +109,7 @@ class SingleHost:
         self._scheduler = Scheduler(store=self.store, clock=self.clock, ahead=AHEAD_SECONDS, **parts)
         return self._scheduler
 
-    async def rehearse(self) -> None:
+    async def warm(self) -> None:
         """Read the file, and keep it open.
 
         The worker before this one is then not the last to close it, and leaves the checkpoint that SQLite
@@ -199,8 +199,8 @@ class ClusterHost:
         )
         return self._scheduler  # type: ignore[no-any-return]
 
-    async def rehearse(self) -> None:
-        """See :meth:`Host.rehearse`: two connections of one instance would not know of each other."""
+    async def warm(self) -> None:
+        """See :meth:`Host.warm`: two connections of one instance would not know of each other."""
 
     async def open(self, jobs: Mapping[str, Job]) -> None:
         """Connect and take part. A worker that comes back while the database is away waits for it."""

@@ -35,7 +35,7 @@ InForce = tuple[Job, "Schedule | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Assignment:
     """What a built-in job's process is told first; chunks of :data:`InForce` follow."""
 
     name: str
@@ -58,7 +58,7 @@ async def program_of(worker: Worker, attempt: Attempt) -> Program | None:
     if worker.config.cluster is not None or worker.store.reason is not None:
         return None  # the file is not the whole truth: that lies elsewhere, or in the worker's memory
     paths = worker.paths
-    told = Surroundings(
+    told = Assignment(
         name=action.name,
         run=attempt.run,
         attempt=attempt.number,
@@ -80,7 +80,7 @@ def _in_force(worker: Worker) -> list[InForce]:
     return [(entry.job, entry.schedule if entry.waits else None) for entry in entries]
 
 
-def _pickled(told: Surroundings, jobs: list[InForce]) -> bytes:
+def _pickled(told: Assignment, jobs: list[InForce]) -> bytes:
     # In chunks: pickle does not let go of the interpreter, and a hundred thousand jobs take it a second.
     parts = [pickle.dumps(told)]
     parts += [pickle.dumps(jobs[at : at + _CHUNK]) for at in range(0, len(jobs), _CHUNK)]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from echosched import builtin
 from echosched.app.outputs import Outputs
-from echosched.app.shipped import InForce, Surroundings, slots_between
+from echosched.app.shipped import Assignment, InForce, slots_between
 from echosched.clock import SystemClock
 from echosched.config.secrets import SecretResolver
 from echosched.errors import EchoschedError, ExecutionError
@@ -47,16 +47,16 @@ def main() -> int:
     return 0 if result.state is State.SUCCEEDED else answer.EX_FAILED
 
 
-def _read() -> tuple[Surroundings, list[InForce]]:
+def _read() -> tuple[Assignment, list[InForce]]:
     jobs: list[InForce] = []
     with os.fdopen(0, "rb", closefd=False) as stdin:
-        told: Surroundings = pickle.load(stdin)  # noqa: S301  (from our worker's memory)
+        told: Assignment = pickle.load(stdin)  # noqa: S301  (from our worker's memory)
         while stdin.peek(1):
             jobs += pickle.load(stdin)  # noqa: S301
     return told, jobs
 
 
-async def _live(told: Surroundings, jobs: list[InForce]) -> Any:
+async def _live(told: Assignment, jobs: list[InForce]) -> Any:
     secrets = SecretResolver()
     secrets.know(told.secrets)
     outputs = Outputs(told.runs_dir)

@@ -78,6 +78,7 @@ class Worker:
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+        self._first_config = config
         self._early: list[Message] | None = []
         self._go = asyncio.Event()
         self.journal = Journal(
@@ -135,17 +136,17 @@ class Worker:
         loop.add_reader(self.link.fileno(), self._listen)
         self._listen()  # what came with the supervisor's first words lies in the link's buffer, not in the socket
         if self.link.standby:
-            await self._rehearse()
+            await self._warm_up()
             self.link.ready("standing by")
             await self._go.wait()
         await self._begin()
         return await self._leave
 
-    async def _rehearse(self) -> None:
+    async def _warm_up(self) -> None:
         """Do what can be done while the worker before this one is still at work: nothing runs in between."""
         self.messages.warm(self.config)
         self.executor.warm()
-        await self.host.rehearse()
+        await self.host.warm()
 
     async def _begin(self) -> None:
         self.heart.beat_on()
@@ -248,7 +249,8 @@ class Worker:
             await self._retire()
             return
         await self.scheduler.stop(0.0 if message.immediate else message.grace)
-        await self._close()
+        await self.executor.close()
+        await self._let_go(gone=True)
         self._exit(EX_OK)
 
     async def _retire(self) -> None:
@@ -263,10 +265,6 @@ class Worker:
         self.link.retired()  # the next worker waits for this: threads and descriptors may end after it
         await self.executor.close()
         self._exit(EX_OK)
-
-    async def _close(self) -> None:
-        await self.executor.close()
-        await self._let_go(gone=True)
 
     async def _let_go(self, *, gone: bool) -> None:
         """Give up what only one worker can have: socket, messages, store, journal."""
@@ -296,7 +294,8 @@ class Worker:
             await self.messages.follow(config)
             event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
             self.link.reloaded(supervisor_settings(config.daemon))
-            return {**event.as_dict(), "warnings": list(config.warnings)}
+            warnings = [*config.warnings, *waiting_for_restart(self._first_config, config)]
+            return {**event.as_dict(), "warnings": warnings}
 
     async def _reload_quietly(self) -> None:
         try:

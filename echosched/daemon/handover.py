@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(MAIN)))
 HANDLED = frozenset(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGQUIT", "SIGRTMIN")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from echosched.clock import EPOCH, to_micros
+from echosched.clock import EPOCH
 from echosched.schedule.zones import MAX_MICROS, MIN_MICROS
 
 _NONE: frozenset[str] = frozenset()
@@ -60,11 +60,6 @@ class Timetable:
         if micros % 1_000_000 == 0:
             return _from_timestamp(micros // 1_000_000, UTC)  # a whole number: exact, and faster
         return EPOCH + timedelta(0, 0, micros)
-
-    def fires_at(self, instant: datetime) -> bool:
-        """Tell whether *instant* (aware) is a slot."""
-        micros = to_micros(instant)
-        return self.next_micros(micros - 1) == micros
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.text!r} {self.timezone}>"

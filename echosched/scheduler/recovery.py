@@ -71,7 +71,7 @@ class Evidence:
     held: Mapping[str, ProcessIdentity]
     find: Callable[[Attempt], ProcessIdentity | None]
     began: Callable[[int, int], bool]
-    adopt: Callable[[Attempt, ProcessIdentity, datetime | None], Execution]
+    adopt: Callable[[Attempt, ProcessIdentity], Execution]
     output_path: Callable[[int, int], str | None]
     past: Callable[[Attempt], Execution | None] = lambda attempt: None
     traced: Callable[[Job], bool] = lambda job: job.policy.output
@@ -96,7 +96,7 @@ async def recover(scheduler: Scheduler, evidence: Evidence, blind_since: datetim
             await _account_for_what_followed(scheduler, run.job, run.slot, now)
         process = _process(run, attempt, evidence)
         if process is not None:
-            _adopt(scheduler, live, run, evidence.adopt(attempt, process, run.started_at), process)
+            _adopt(scheduler, live, run, evidence.adopt(attempt, process), process)
         elif (past := evidence.past(attempt)) is not None:
             _adopt(scheduler, live, run, past, None)
         elif _may_have_begun(run, live.job, evidence):

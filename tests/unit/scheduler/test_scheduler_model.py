@@ -151,10 +151,10 @@ class World:
             execution = self.running.get(attempt.tag)
             return None if execution is None else execution.process
 
-        def adopt(attempt: Attempt, process: ProcessIdentity, at: datetime | None) -> ScriptedExecution:
+        def adopt(attempt: Attempt, process: ProcessIdentity) -> ScriptedExecution:
             earlier = self.running.pop(attempt.tag, None)
             result = None if earlier is not None else Result(State.ABANDONED, error="nobody saw its end")
-            execution = ScriptedExecution(attempt, at or self.clock.now(), result)
+            execution = ScriptedExecution(attempt, self.clock.now(), result)
             execution.process = process
             if earlier is not None:
                 self.running[attempt.tag] = execution

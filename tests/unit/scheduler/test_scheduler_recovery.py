@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -54,9 +54,7 @@ class Scene:
         return number
 
     async def recover(self) -> None:
-        def adopt(
-            attempt: Attempt, process: ProcessIdentity, started_at: datetime | None
-        ) -> ScriptedExecution:
+        def adopt(attempt: Attempt, process: ProcessIdentity) -> ScriptedExecution:
             self.adopted.append(ScriptedExecution(attempt, self.rig.clock.now(), None))
             return self.adopted[-1]
 
@@ -280,7 +278,7 @@ async def test_what_may_have_followed_a_run_that_ended_unseen_in_a_blind_time_ha
     scheduler = scene.rig.scheduler
     await scheduler.load({"job": scene.job, "then": then})
     evidence = Evidence(
-        adopt=lambda attempt, process, at: pytest.fail("it is gone"),
+        adopt=lambda attempt, process: pytest.fail("it is gone"),
         output_path=lambda run, attempt: None,
         **scene.facts,
     )
