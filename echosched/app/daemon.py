@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from echosched.config.daemon_settings import DaemonConfig
-    from echosched.config.load import Config
     from echosched.config.paths import Paths
+    from echosched.config.settings import Config
 
 MARK_VARIABLE = "ECHOSCHED_MARK"
 NEVER = 0.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from echosched import events
 from echosched.app import evidence
-from echosched.app.daemon import instance_of, supervisor_settings
+from echosched.app.daemon import instance_of, supervisor_settings, waiting_for_restart
 from echosched.app.heartbeat import Heartbeat
 from echosched.app.hosts import Surroundings, host_of
 from echosched.app.messages import Messages

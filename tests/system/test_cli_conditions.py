@@ -103,3 +103,18 @@ def test_what_cannot_be_seen_is_unknown_and_not_called_stopped(house: House) -> 
     assert done.returncode == 4
     assert done.stdout.count("unknown: ") == 2
     assert "not running" not in done.stdout
+
+
+def test_a_reload_names_what_is_in_force_only_after_a_restart(house: House) -> None:
+    job = '[job.tock]\nschedule = "@yearly"\ncommand = "true"\n'
+    house.write(job)
+    house.ok("start")
+    house.write(f'[daemon]\nworking_directory = "/tmp"\ngrace = "3s"\numask = "077"\n{job}')
+    for _ in range(2):  # until it is so
+        told = house.run("reload")
+        assert (told.returncode, told.stdout) == (0, "reloaded: 1 jobs (nothing changed)\n")
+        assert told.stderr == (
+            "warning: daemon.umask, daemon.working_directory: in force only after a restart (echoschedd restart)\n"
+        )
+    house.ok("restart")
+    assert house.run("reload").stderr == ""
