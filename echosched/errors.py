@@ -97,6 +97,10 @@ class StoreCorrupt(StoreUnavailable):
     code = "store_corrupt"
 
 
+OUTSIDE = (StoreUnavailable, StoreUnusable)
+"""Faults of a store that are not the program's: its disk or its server is away, full, or refuses us for now."""
+
+
 class NotFound(EchoschedError):
     """No such job or run."""
 

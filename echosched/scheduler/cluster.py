@@ -22,7 +22,7 @@ from typing import Any
 
 from echosched import events
 from echosched.clock import SharedClock
-from echosched.errors import Conflict
+from echosched.errors import OUTSIDE, Conflict
 from echosched.model import Claim, Ended, Job, Result, Run, State, Trigger
 from echosched.scheduler.contact import Contact
 from echosched.scheduler.core import Scheduler
@@ -36,7 +36,7 @@ from echosched.scheduler.rights import Rights
 from echosched.scheduler.roster import PAUSED
 from echosched.scheduler.routes import Routes
 from echosched.scheduler.sweeper import Sweeper
-from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
+from echosched.store.postgres_cluster import ClusterStore
 from echosched.store.postgres_orders import Order, Placement
 from echosched.store.postgres_tickets import TicketWorker
 from echosched.timer import call_later

@@ -16,10 +16,10 @@ from datetime import datetime, timedelta
 
 from echosched import events
 from echosched.clock import SharedClock
-from echosched.errors import StoreError
+from echosched.errors import OUTSIDE, StoreError
 from echosched.model import Trigger
 from echosched.scheduler.peers import Peers
-from echosched.store.postgres_cluster import OUTSIDE, ClusterStore
+from echosched.store.postgres_cluster import ClusterStore
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from echosched.clock import from_micros
+from echosched.errors import OUTSIDE
 from echosched.model import State
-from echosched.store.postgres_cluster import OUTSIDE
 from echosched.timer import call_later
 
 if TYPE_CHECKING:

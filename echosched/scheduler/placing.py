@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from echosched import events
+from echosched.errors import OUTSIDE
 from echosched.model import Claim, Overlap, Policy, State, Trigger
 from echosched.policy import misfire, overlap
 from echosched.scheduler.entries import Entry, LiveRun
@@ -30,7 +31,6 @@ from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.peers import Peers
 from echosched.scheduler.routes import queue_for, queue_of_instance
 from echosched.scheduler.runs import run_fields
-from echosched.store.postgres_cluster import OUTSIDE
 from echosched.store.postgres_orders import Decision, Order, Situation
 from echosched.store.postgres_writes import Terms
 

@@ -11,9 +11,9 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from echosched.errors import OUTSIDE
 from echosched.model import Trigger
 from echosched.scheduler.entries import LiveRun
-from echosched.store.postgres_cluster import OUTSIDE
 from echosched.store.postgres_turns import Held
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from echosched.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreUnusable
+from echosched.errors import OUTSIDE, StoreCorrupt, StoreError, StoreUnavailable
 from echosched.events import StoreDegraded, StoreRecovered
 from echosched.store.ledger import Backlog, Ledger
 
@@ -39,8 +39,6 @@ _SUSPICION_SECONDS = 0.5  # we may have been stopped ourselves: then the answers
 _READ_SECONDS = 2.0  # a read of a failing disk may hang; memory's answer must not wait for it
 _MOMENT = timedelta(microseconds=1)
 _UNKNOWN_NUMBERS = 1_000_000  # run numbers left out where the highest one could not be read
-OUTSIDE = (StoreUnavailable, StoreUnusable)
-"""Faults that are not the program's: they begin bad times."""
 
 
 class BadTimes:

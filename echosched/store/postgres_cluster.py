@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from echosched.clock import from_micros, rfc3339, to_micros
-from echosched.errors import StoreError, StoreUnavailable, StoreUnusable
+from echosched.errors import OUTSIDE, StoreError, StoreUnavailable, StoreUnusable
 from echosched.model import Claim, Ended, JobRecord, Run, State
 from echosched.store import postgres_turns as turns
 from echosched.store.postgres import PostgresStore
@@ -27,8 +27,6 @@ from echosched.store.postgres_writes import job_columns
 from echosched.store.rows import micros
 
 _T = TypeVar("_T")
-OUTSIDE = (StoreUnavailable, StoreUnusable)
-"""Faults that are not the program's: the database is away, or refuses us for now."""
 
 
 @dataclass(frozen=True, slots=True)
