@@ -7,6 +7,7 @@ import fcntl
 import math
 import os
 import struct
+import threading
 from collections.abc import Set
 from datetime import datetime
 
@@ -22,6 +23,8 @@ class Outputs:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._made: set[int] = set()
+        self._wanted = -1  # the last one that was to be made before a run needs it
+        self._making = threading.Lock()
         self._barred: set[tuple[int, int]] = set()
 
     def path(self, run: int, attempt: int) -> str:
@@ -30,15 +33,35 @@ class Outputs:
 
     def prepare(self, run: int, attempt: int) -> str:
         """Return the path of an output to be written: its directory exists."""
-        shard = run // RUNS_PER_DIRECTORY
+        shard, number = divmod(run, RUNS_PER_DIRECTORY)
         if shard not in self._made:
-            _make_shard(self._directory, f"{shard:03d}")
-            self._made = {shard, shard - 1}
+            self._make(shard)
+        if number >= RUNS_PER_DIRECTORY // 2 and shard >= self._wanted:
+            # Where the disk is busy with a commit, making a directory takes as long as that: not in the loop.
+            self._wanted = shard + 1
+            threading.Thread(target=self._make_ahead, args=(shard + 1,), name="outputs", daemon=True).start()
         path = self.path(run, attempt)
         if (run, attempt) in self._barred:
             self._barred.discard((run, attempt))
             unbar(path)
         return path
+
+    def warm(self) -> None:
+        """Make the directory that the next run is likely to want, before it does; blocks."""
+        shards: list[int] = []
+        with contextlib.suppress(OSError):
+            shards = self._shards()
+        self._make_ahead(shards[0] if shards else 0)
+
+    def _make_ahead(self, shard: int) -> None:
+        with contextlib.suppress(OSError):  # told by the first run that needs it
+            self._make(shard)
+
+    def _make(self, shard: int) -> None:
+        with self._making:
+            if shard not in self._made:
+                _make_shard(self._directory, f"{shard:03d}")
+                self._made = {shard, *(made for made in self._made if abs(made - shard) == 1)}
 
     def age(self, run: int, attempt: int) -> float:
         """Return how many seconds ago an output was last written; without one, for ever."""

@@ -24,7 +24,7 @@ from echosched.clock import rfc3339
 from echosched.config.load import load
 from echosched.config.secrets import SecretResolver
 from echosched.control.server import ControlServer
-from echosched.daemon import proc
+from echosched.daemon import precedence, proc
 from echosched.daemon.link import Message, WorkerLink
 from echosched.errors import EX_NOT_CONFIGURED, EX_OK, EX_SOFTWARE, ConfigError, EchoschedError
 from echosched.executor import ActionExecutor, ExecutorOptions
@@ -168,6 +168,7 @@ class Worker:
         await recover(self.scheduler, await self._evidence(), hidden_since)
         left = frozenset(self.scheduler.runs.live)
         self.scheduler.spawn(asyncio.to_thread(self.outputs.sweep, left, self.started_at))
+        self.scheduler.spawn(asyncio.to_thread(self.outputs.warm))
         await self.server.start()
         self.executor.warm()
         if any(isinstance(job.action, HttpAction) for job in self.config.jobs.values()):
@@ -339,6 +340,7 @@ def run_worker(paths: Paths, *, debug: bool = False) -> int:
         )
     gc.disable()  # until all is loaded
     sys.setswitchinterval(SWITCH_SECONDS)
+    precedence.go_first()
     faulthandler.enable()  # ABRT, the watchdog's first knock, writes all stacks to stderr
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,

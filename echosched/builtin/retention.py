@@ -81,7 +81,7 @@ async def _prune_store(context: Context, now: datetime, total: dict[str, int]) -
 
 
 def remove_empty(runs: Path) -> int:
-    """Remove empty directories of outputs, the two newest left alone: a run may be about to write there."""
+    """Remove empty directories of outputs, the three newest left alone: a run may be about to write there."""
     try:
         numbered = sorted(
             (path for path in runs.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
@@ -89,7 +89,7 @@ def remove_empty(runs: Path) -> int:
     except OSError:
         return 0
     removed = 0
-    for path in numbered[:-2]:
+    for path in numbered[:-3]:
         with contextlib.suppress(OSError):  # not empty: mostly
             path.rmdir()
             removed += 1

@@ -42,6 +42,7 @@ GONE = ProcessIdentity(0, -1)
 _BURST = 8  # starts under way at once, from which the loop looks in by itself instead of being woken
 _PULSE_SECONDS = 0.002
 _MANY_YOUNG = 256  # starts of a burst whose time-outs may wait to be set going
+_READY_SECONDS = 0.03  # what is held is made ready then, not beside the claims of the next ones
 _REAP_SECONDS = 0.005  # settled processes are collected for so long: reaping is in nobody's way
 
 
@@ -110,7 +111,7 @@ class CommandExecutor:
             self.warm()
             self._unready.append(order)
             if len(self._unready) == 1:
-                self.loop.call_soon(self._make_ready)
+                self.loop.call_later(_READY_SECONDS, self._make_ready)
         return partial(self._start, order)
 
     def _make_ready(self) -> None:

@@ -54,11 +54,14 @@ class Spawner:
         self._inherited = _current_umask()
         self._umask = self._inherited
         self._own_fs: bool | None = None  # None: not needed so far
-        self._program_cwd = b"/proc/%d/cwd" % os.getpid()
+        program_cwd = b"/proc/%d/cwd" % os.getpid()
+        self._program_cwd = program_cwd if os.path.isdir(program_cwd) else None  # no /proc in a chroot
 
     def make_ready(self, launch: Launch) -> None:
         """Build what the C library wants to be told of *launch*, if nothing of it is open yet."""
         if self._libc is not None and launch.account is None and launch.input is None:
+            if self._own_fs or self._wanted_umask(launch) != self._inherited:
+                self._name_directory(launch)
             launch.call = _Call(self._libc, launch)
 
     def spawn(self, launch: Launch) -> int:
@@ -66,17 +69,23 @@ class Spawner:
 
         Default signal dispositions, empty signal mask, no descriptor above 2.
         """
-        own_umask = self._set_umask(launch.umask)
-        if self._own_fs and launch.cwd is None:
-            launch.cwd = self._program_cwd  # a chdir of the program no longer reaches this thread
-            launch.call = None
+        own_umask = self._set_umask(self._wanted_umask(launch))
+        if self._own_fs:
+            self._name_directory(launch)
         spawn = _fork_exec
         if self._libc is not None and launch.account is None and own_umask:
             spawn = self._libc.spawn
         return spawn(launch) if launch.nice is None else _nicely(spawn, launch)
 
-    def _set_umask(self, umask: int | None) -> bool:
-        wanted = self._inherited if umask is None else umask
+    def _wanted_umask(self, launch: Launch) -> int:
+        return self._inherited if launch.umask is None else launch.umask
+
+    def _name_directory(self, launch: Launch) -> None:
+        # A thread with a umask of its own has a directory of its own too, which no chdir of the program reaches.
+        if launch.cwd is None and self._program_cwd is not None:
+            launch.cwd, launch.call = self._program_cwd, None
+
+    def _set_umask(self, wanted: int) -> bool:
         if wanted == self._umask:
             return True
         if self._own_fs is None:

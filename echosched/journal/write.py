@@ -36,7 +36,7 @@ Echo = int | Callable[[bytes], object] | None
 
 _PENDING_BYTES = 4 * 1024 * 1024  # kept while the file cannot be written
 _ECHO_BYTES = 256 * 1024  # kept while a terminal is stopped or a pipe is full
-_PORTION = 100  # events of one turn of the loop: about 1 ms
+_PORTION = 40  # events of one turn of the loop: about half a ms
 _CROWD = 32  # events within a tenth of a second, after which they are collected
 _CROWD_WINDOW = timedelta(seconds=0.1)
 _COLLECT_SECONDS = 0.05

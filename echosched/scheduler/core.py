@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 FIRED_AT_ONCE = 200
 """How many jobs are claimed in one commit: a thousand that are due together cost five."""
 
-CLAIMED_IN_A_TURN = 40
+CLAIMED_IN_A_TURN = 16
 """How many of them are judged, or taken on, in one turn of the loop: no beat and no answer waits for all."""
 
 STAGGER_SECONDS = 0.05

@@ -30,12 +30,12 @@ OutputPath = Callable[[int, int], str | None]
 
 STOPPED = "the scheduler was stopped"
 
-RELEASED_AT_ONCE = 32
+RELEASED_AT_ONCE = 16
 RELEASE_PAUSE_SECONDS = 0.002
 """How many runs that were held for their slot are let go at once, and how soon the next follow."""
 
-TOLD_AT_ONCE = 25
-"""How many committed ends are told and settled in one turn of the loop: some 2 ms."""
+TOLD_AT_ONCE = 10
+"""How many committed ends are told and settled in one turn of the loop: less than 1 ms."""
 
 CROWD = 8
 COLLECT_SECONDS = 0.01

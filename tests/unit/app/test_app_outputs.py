@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from echosched.app.outputs import Outputs
 
@@ -96,3 +99,34 @@ def test_a_directory_that_another_worker_made_meanwhile_is_used(tmp_path: Path, 
     Path(mine.prepare(8, 1)).touch()
     assert sorted(path.name for path in (tmp_path / "000").iterdir()) == ["7.1.log", "8.1.log"]
     assert [path.name for path in tmp_path.iterdir()] == ["000"]
+
+
+def test_the_directory_of_the_next_run_is_there_before_it(tmp_path: Path) -> None:
+    outputs = Outputs(str(tmp_path / "runs"))
+    outputs.warm()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["000"]
+    (tmp_path / "runs" / "017").mkdir()
+    Outputs(str(tmp_path / "runs")).warm()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["000", "017"]
+
+
+def test_when_half_of_a_directory_is_used_the_next_one_is_made_beside_the_loop(tmp_path: Path) -> None:
+    outputs = Outputs(str(tmp_path))
+    outputs.prepare(499, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["000"]
+    for run in (503, 504, 505):
+        outputs.prepare(run, 1)
+    for thread in threading.enumerate():
+        if thread.name == "outputs":
+            thread.join(10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000", "001"]
+    Path(outputs.prepare(1000, 1)).touch()
+    Path(outputs.prepare(999, 2)).touch()
+
+
+def test_a_directory_that_cannot_be_made_is_told_by_the_run_that_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    outputs = Outputs(str(tmp_path / "runs"))
+    outputs.warm()
+    with pytest.raises(OSError, match="runs"):
+        outputs.prepare(1, 1)
