@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -13,6 +14,9 @@ def main(argv: list[str] | None = None) -> int:
         from echosched.daemon.context import repair_standard_streams
 
         repair_standard_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A terminal of one alphabet shows the others escaped; it is no reason to show nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if words[:1] in (["--version"], ["-V"]):  # answered before anything heavier is imported
         from echosched.version import __version__
 

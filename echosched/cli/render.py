@@ -29,7 +29,9 @@ STATE_TONES = {
 
 def print_json(document: Any) -> None:
     """Print *document* as one JSON document."""
-    print(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    # Where stdout cannot take every letter, JSON's own escapes are the ones that programs read.
+    plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"
+    print(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=plain))
 
 
 def colourful() -> bool:

@@ -145,7 +145,12 @@ def resolve_paths(
         value = flag or environ.get("ECHOSCHED_" + name.upper()) or None
         if value is not None and "\0" in value:
             raise ConfigError(f"{name}: {value!r}: a path must not hold a NUL character")
-        given[name] = None if value is None else os.path.abspath(os.path.expanduser(value))
+        try:
+            given[name] = None if value is None else os.path.abspath(os.path.expanduser(value))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{name}: {value}: relative, and the present directory is gone (give an absolute path)"
+            ) from None
     system = uid == 0 or environ.get("ECHOSCHED_SYSTEM") == "1"
     places = _defaults(given["home"], environ, uid, system=system)
     for name in ("config", "pidfile", "socket", "db", "log"):

@@ -50,7 +50,7 @@ READS = frozenset(
 """Operations that need no running scheduler."""
 
 _FRESH_SECONDS = 3.0
-_NOT_RUNNING = "scheduler: not running (press Start, or run: echoschedd start)"
+_NOT_RUNNING = "scheduler: not running (start it, here or with: echoschedd start)"
 
 
 class Records:

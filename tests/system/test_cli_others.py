@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shlex
@@ -251,3 +252,42 @@ def test_a_socket_that_cannot_be_is_one_line_and_no_bug(house: House) -> None:
         f"echoschedd: {taken}: cannot listen there: Is a directory (give another path with --socket)\n"
     )
     assert house.run("status").returncode == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_stdout_has_no_letters_for_is_escaped(house: House, encoding: str) -> None:
+    house.write('[job.a]\ndescription = "größe €"\nschedule = "@yearly"\ncommand = "echo grüße €"\n')
+    house.environ["PYTHONIOENCODING"] = encoding
+    house.ok("start")
+
+    def said(*words: str) -> str:
+        return subprocess.run(
+            [*CLI, *words, "--home", str(house.directory)],
+            stdout=subprocess.PIPE,
+            timeout=60,
+            check=True,
+            env=house.environ,
+        ).stdout.decode(encoding)
+
+    shown = said("run", "a", "--wait").splitlines()[0]
+    assert shown == "grüße €".encode(encoding, "backslashreplace").decode(encoding)
+    assert json.loads(said("jobs", "--json"))[0]["description"] == "größe €"
+
+
+def test_a_relative_home_in_a_directory_that_is_gone_is_told_in_one_line(house: House) -> None:
+    gone = house.directory / "gone"
+    gone.mkdir()
+    line = shlex.join([*CLI, "status", "--home", "h"])
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {gone}; exec {line}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=gone,
+        env=house.environ,
+    )
+    assert (done.returncode, done.stderr) == (
+        78,
+        "echoschedd: home: h: relative, and the present directory is gone (give an absolute path)\n",
+    )
