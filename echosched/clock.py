@@ -13,6 +13,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(
+    9000, 1, 1, tzinfo=UTC
+)  # of instants that people may ask about: adding years to it overflows nothing
 _MICROSECOND = timedelta(microseconds=1)
 
 

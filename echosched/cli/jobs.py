@@ -10,7 +10,7 @@ from typing import Any
 
 from echosched.cli import render
 from echosched.cli.session import client_of, count_of, paths_of
-from echosched.clock import SystemClock, parse_rfc3339
+from echosched.clock import SystemClock
 from echosched.errors import NotRunning, UsageError
 
 
@@ -80,12 +80,14 @@ def next(arguments: dict[str, Any]) -> int:
         if arguments["--dst"] != "once" or arguments["--timezone"] != "UTC":
             raise UsageError("next: --timezone and --dst go with --schedule (a job has its own)")
         slots = _look(arguments, "next", job=arguments["<job>"], n=count)
+    from echosched.cli.slots import show_slots
+
     show_slots(slots, arguments, distance=arguments["--from"] is None)
     return 0
 
 
 def _of_expression(arguments: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    from echosched.cli.schedules import dst_of, instant_of, slot_rows
+    from echosched.cli.slots import dst_of, instant_of, slot_rows
     from echosched.schedule import parse_schedule
 
     schedule = parse_schedule(
@@ -93,27 +95,6 @@ def _of_expression(arguments: dict[str, Any], count: int) -> list[dict[str, Any]
     )
     start = SystemClock().now() if arguments["--from"] is None else instant_of("--from", arguments["--from"])
     return slot_rows(schedule, start, count)
-
-
-def show_slots(slots: list[dict[str, Any]], arguments: dict[str, Any], *, distance: bool = True) -> None:
-    """Print ``{job, at, local}`` rows; *distance* adds how far off they are, which of another time says nothing."""
-    if arguments["--json"]:
-        render.print_json(slots)
-        return
-    if not slots:
-        print("no slot: nothing comes due")
-        return
-    now = SystemClock().now()
-    named = any(slot["job"] for slot in slots)
-    header = (["JOB"] if named else []) + ["AT", "LOCAL"] + ([""] if distance else [])
-    rows = []
-    for slot in slots:
-        at = parse_rfc3339(slot["at"])
-        fraction = f".{at.microsecond:06d}" if at.microsecond else ""
-        shown = f"{at:%Y-%m-%d %H:%M:%S}{fraction}Z"
-        row = ([slot["job"]] if named else []) + [shown, slot["local"]]
-        rows.append(row + ([render.relative(slot["at"], now)] if distance else []))
-    render.table(header, rows)
 
 
 def pause(arguments: dict[str, Any]) -> int:

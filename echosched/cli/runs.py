@@ -183,7 +183,7 @@ def history(arguments: dict[str, Any]) -> int:
 
 
 def _since(text: str) -> str:
-    from echosched.cli.schedules import instant_of
+    from echosched.cli.slots import instant_of
 
     if text[:4].isdigit() and "-" in text:
         return rfc3339(instant_of("--since", text))

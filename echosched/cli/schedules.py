@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from echosched.cli import render
 from echosched.cli.session import paths_of
-from echosched.clock import EPOCH, SystemClock, parse_rfc3339, rfc3339
-from echosched.errors import UsageError, no_such_job
-from echosched.model import AfterWhen, Dst
+from echosched.cli.slots import dst_of, instant_of, show_slots, slot_rows
+from echosched.clock import SystemClock, rfc3339
+from echosched.errors import no_such_job
+from echosched.model import AfterWhen
 
 if TYPE_CHECKING:
     from echosched.model import After
-    from echosched.schedule import Timetable
 
 YEAR = timedelta(days=366)
-_ZONELESS = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.]\d+)?)?$", re.ASCII)
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)  # beyond it, adding a month may overflow
-
-
-def instant_of(option: str, text: str) -> datetime:
-    """Return the instant that *text* names, from 1970 to 9000: RFC 3339, or a date (its first moment).
-
-    Without a zone it is UTC.
-    """
-    try:
-        found = parse_rfc3339(f"{text}T00:00Z" if len(text) == 10 else _ZONELESS.sub(r"\g<0>Z", text))
-    except (ValueError, OverflowError):
-        raise UsageError(
-            f"{option}: {text!r} is no instant (such as 2026-01-31T09:00:00Z, or 2026-01-31)"
-        ) from None
-    if not EPOCH <= found <= LATEST:
-        raise UsageError(f"{option}: {text!r}: must lie between 1970 and 9000")
-    return found
-
-
-def dst_of(rule: str) -> str:
-    """Return the rule for daylight saving that ``--dst`` names."""
-    if rule not in tuple(Dst):
-        raise UsageError(f"--dst: {rule!r}: unknown (one of {', '.join(Dst)})")
-    return rule
-
-
-def slot_rows(schedule: Timetable, start: datetime, count: int) -> list[dict[str, Any]]:
-    """Return the next *count* slots of *schedule* after *start*, as ``{job, at, local}``."""
-    zone = ZoneInfo(schedule.timezone)  # its own, where the expression names one
-    rows: list[dict[str, Any]] = []
-    slot = schedule.next_after(start)
-    while slot is not None and len(rows) < count:
-        rows.append({"job": None, "at": rfc3339(slot), "local": slot.astimezone(zone).isoformat()})
-        slot = schedule.next_after(slot)
-    return rows
 
 
 def explain(arguments: dict[str, Any]) -> int:
@@ -108,7 +70,6 @@ def _explain_chain(chain: After, arguments: dict[str, Any]) -> int:
 
 def simulate(arguments: dict[str, Any]) -> int:
     """Show every slot of a period, from the configuration alone."""
-    from echosched.cli.jobs import show_slots
     from echosched.config.load import load
     from echosched.operations import simulate as slots_of
 

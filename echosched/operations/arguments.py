@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from echosched.clock import EPOCH, parse_rfc3339
+from echosched.clock import EPOCH, LATEST, parse_rfc3339
 from echosched.errors import UsageError
 from echosched.model import State
 
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 MAX_ROWS = 10_000
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from aiohttp import web
 
-from echosched.clock import EPOCH, parse_rfc3339
+from echosched.clock import EPOCH, LATEST, parse_rfc3339
 from echosched.errors import UsageError
 
 MAX_RUN = 2**63 - 1
-_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -99,7 +98,7 @@ class Param:
     def _instant(self, text: str) -> datetime:
         try:
             # No slot lies outside these; inside them adding a month cannot overflow.
-            return min(max(parse_rfc3339(text), EPOCH), _LATEST)
+            return min(max(parse_rfc3339(text), EPOCH), LATEST)
         except (ValueError, OverflowError):
             raise UsageError(
                 f"{self.name}: {text[:40]!r}: must be an instant such as 2026-01-31T08:00:00Z"
