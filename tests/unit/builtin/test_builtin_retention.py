@@ -42,7 +42,7 @@ async def test_emptied_directories_of_outputs_go_but_not_the_newest(make):
     (context.runs_dir / "mine").mkdir()
     (context.runs_dir / "001" / "1500.1.log").touch()
     await load("retention")(context)
-    assert sorted(p.name for p in context.runs_dir.iterdir()) == ["001", "1000", "999", "mine"]
+    assert sorted(p.name for p in context.runs_dir.iterdir()) == ["001", "010", "1000", "999", "mine"]
 
 
 async def test_old_reports_go_and_latest_and_foreign_files_stay(make, tmp_path):
