@@ -45,6 +45,10 @@ class State(StrEnum):
         return self not in (State.QUEUED, State.RUNNING)
 
 
+FAILURES = (State.FAILED, State.TIMED_OUT, State.ABANDONED)
+"""Outcomes of runs that went wrong by themselves: what ``history --failed``, ``heal`` and ``after … failure`` mean."""
+
+
 class Trigger(StrEnum):
     """Why a run exists."""
 

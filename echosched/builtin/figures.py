@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 
 from echosched.builtin import Context
-from echosched.model import Run, State
+from echosched.model import FAILURES, Run, State
 from echosched.notify.output import tail
 
-TROUBLES = (State.FAILED, State.TIMED_OUT, State.ABANDONED, State.MISSED)
+TROUBLES = (*FAILURES, State.MISSED)
 _PAGE = 500
 _MOST_RUNS = 200_000
 _MOST_SLOTS = 20_000

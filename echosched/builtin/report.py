@@ -10,6 +10,7 @@ from typing import Any
 
 from echosched.builtin import Context
 from echosched.builtin.figures import (
+    TROUBLES,
     JobFigures,
     Period,
     Trouble,
@@ -161,11 +162,7 @@ def hour_rows(past: Period) -> list[tuple[Cell, ...]]:
         total = sum(counts.total() for counts in at_hour)
         if total:
             good = sum(counts[State.SUCCEEDED] for counts in at_hour)
-            wrong = sum(
-                counts[state]
-                for counts in at_hour
-                for state in (State.FAILED, State.TIMED_OUT, State.ABANDONED, State.MISSED)
-            )
+            wrong = sum(counts[state] for counts in at_hour for state in TROUBLES)
             rows.append((f"{hour:02d}:00", total, good, wrong))
     return rows
 

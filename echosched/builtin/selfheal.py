@@ -17,9 +17,8 @@ from echosched.builtin import Context
 from echosched.builtin.files import outputs, remove
 from echosched.errors import EchoschedError, ExecutionError
 from echosched.events import SelfHealStartup
-from echosched.model import State, Trigger
+from echosched.model import FAILURES, State, Trigger
 
-_UNWELL = (State.FAILED, State.TIMED_OUT, State.ABANDONED)
 _YOUNG_SECONDS = 3600  # a file's row may be waiting in memory while the store is down
 _LITTLE_SHARE = 0.05
 _LITTLE_BYTES = 200 * 1024 * 1024
@@ -66,7 +65,7 @@ async def _database(context: Context, problems: list[str]) -> str | None:
 async def _orphans(context: Context, problems: list[str]) -> tuple[int, int]:
     """Remove output files whose run the store does not know; files of the last hour are left alone."""
     oldest = context.clock.now().timestamp() - _YOUNG_SECONDS
-    files = [file for file in await asyncio.to_thread(lambda: list(outputs(context.runs_dir)))]
+    files = await asyncio.to_thread(lambda: list(outputs(context.runs_dir)))
     known: dict[int, bool] = {}
     lost: list[Path] = []
     try:
@@ -150,7 +149,7 @@ async def _heal(context: Context, problems: list[str]) -> list[str]:
             continue
         try:
             latest = await _last_run(context, name)
-            if latest not in _UNWELL:
+            if latest not in FAILURES:
                 continue
             number = await context.trigger(name, Trigger.HEAL)
         except EchoschedError as err:

@@ -17,7 +17,7 @@ from echosched.cli import render
 from echosched.cli.session import client_of, count_of, paths_of, run_number, seconds_of
 from echosched.clock import SystemClock, rfc3339
 from echosched.errors import NotRunning, Unreachable, UsageError, no_such_job
-from echosched.model import State
+from echosched.model import FAILURES, State
 
 if TYPE_CHECKING:
     from echosched.config.paths import Paths
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS, _LOOK_SECONDS, _ALONE_SECONDS = 90.0, 0.1, 3.0
 
 T = TypeVar("T")
-
-FAILED = (State.FAILED, State.TIMED_OUT, State.ABANDONED)
 
 
 def run(arguments: dict[str, Any]) -> int:
@@ -136,7 +134,7 @@ def history(arguments: dict[str, Any]) -> int:
         if state not in tuple(State):
             raise UsageError(f"--state {state}: unknown (one of {', '.join(State)})")
     if arguments["--failed"]:
-        states += [str(state) for state in FAILED]
+        states += [str(state) for state in FAILURES]
     since = arguments["--since"]
     if since is not None:
         since = _since(since)
