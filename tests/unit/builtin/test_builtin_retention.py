@@ -37,7 +37,7 @@ async def test_rows_go_in_batches_and_their_outputs_with_them(make, rows, tmp_pa
 
 async def test_emptied_directories_of_outputs_go_but_not_the_newest(make):
     context = make()
-    for number in ("000", "001", "002", "010", "999", "1000"):
+    for number in ("000", "001", "002", "003", "010", "999", "1000"):
         (context.runs_dir / number).mkdir()
     (context.runs_dir / "mine").mkdir()
     (context.runs_dir / "001" / "1500.1.log").touch()

@@ -60,14 +60,14 @@ def test_with_a_loop_one_turn_is_one_write(tmp_path, monkeypatch):
     sizes: list[int] = []
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: sizes.append(len(data)) or real(fd, data))
-    for number in range(100):
+    for number in range(40):
         journal.emit(paused(f"job{number}"))
     assert len(loop.calls) == 1
     assert not sizes
     loop.turn()
     assert len(sizes) == 1
     assert not loop.calls
-    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(100)]
+    assert jobs_in(tmp_path / "j.log") == [f"job{n}" for n in range(40)]
     journal.emit(paused("later"))
     assert len(loop.calls) == 1
     journal.close()
@@ -143,6 +143,8 @@ def test_a_crowd_that_does_not_end_is_written_within_half_a_second(tmp_path):
         seconds, look = later.pop()
         waited += seconds
         look()
+        while loop.calls:
+            loop.turn()
     assert 0.2 <= waited <= 0.5 + 1e-9
     while loop.calls:
         loop.turn()

@@ -88,7 +88,7 @@ class Rig:
 
 async def settle() -> None:
     """Let the loop do everything that needs no time."""
-    for _ in range(40):
+    for _ in range(100):
         await asyncio.sleep(0)
 
 
