@@ -20,8 +20,8 @@ from echosched.journal.read import Follower, afollow, parse
 from echosched.operations.offline import Records
 from echosched.operations.stored import StoredReads
 from echosched.protocols import Facts
+from echosched.web.jobs import Jobs
 from echosched.web.lifecycle import Lifecycle
-from echosched.web.roster import Roster
 from echosched.web.settings import WebSettings
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class DaemonBackend:
         self._turn = asyncio.Semaphore(CALLS_AT_ONCE)
         self._records = Records(settings.paths)
         self._stored = StoredReads(settings.paths.db, self._ask)
-        self._roster = Roster(self._ask)
+        self._jobs = Jobs(self._ask)
         self._clock = SystemClock()
         self._status: tuple[float, Facts] | None = None
         self._lifecycle = Lifecycle(settings, self.status)
@@ -88,7 +88,7 @@ class DaemonBackend:
     async def call(self, op: str, /, **args: Any) -> Any:
         """Do one operation where it costs the scheduler least: what only reads runs, beside it, in the file."""
         if op == "jobs":
-            return await self._roster.documents(
+            return await self._jobs.documents(
                 self._stored.last_runs if await self._file_is_the_truth() else None
             )
         if op in StoredReads.OPERATIONS and await self._file_is_the_truth():

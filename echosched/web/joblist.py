@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from echosched.model import FAILURES, State
 from echosched.protocols import Facts
 
-_TROUBLED = frozenset({"failed", "timed_out", "abandoned", "missed"})
+_TROUBLED = frozenset(map(str, (*FAILURES, State.MISSED)))
 _NEVER = "9999"
 
 

@@ -17,7 +17,7 @@ from echosched.protocols import Facts
 Reader = Callable[[Sequence[int]], Awaitable[dict[int, Facts]]]
 
 
-class Roster:
+class Jobs:
     """Keeps what was learnt of the jobs; *ask* asks the worker (or the records, where there is none)."""
 
     def __init__(self, ask: Ask) -> None:
