@@ -17,6 +17,7 @@ from echosched.errors import NotFound, NotRunning, Unreachable
 from echosched.model import Run, State
 from echosched.operations.arguments import history_query
 from echosched.operations.description import RECENT, recent_runs, run_details
+from echosched.operations.selection import rows_matching
 from echosched.protocols import Facts
 
 if TYPE_CHECKING:
@@ -83,12 +84,14 @@ class StoredReads:
         *wanted* as for :func:`~echosched.operations.arguments.history_query`.
         """
         query = history_query(job, **wanted)
-        async with opened(self._path) if self._dsn is None else opened_shared(self._dsn) as store:
-            runs = await store.history(**query)
-            strange = job is not None and not runs and not await store.history(job=job, limit=1)
-        if strange:
+        rows = await rows_matching(query, self._history, self._rows)
+        if job is not None and not rows and not await self._history(job=job, limit=1):
             await self._ask("job", job=job)
-        return await self._rows(runs)
+        return rows
+
+    async def _history(self, **query: Any) -> list[Run]:
+        async with opened(self._path) if self._dsn is None else opened_shared(self._dsn) as store:
+            return await store.history(**query)
 
     async def run(self, run: int) -> Facts:
         """Return one run with its earlier attempts."""

@@ -17,6 +17,7 @@ from echosched.operations.arguments import bounded, history_query, whole_number
 from echosched.operations.cluster import ClusterOperations, Membership
 from echosched.operations.description import RECENT, describe, recent_runs, run_details
 from echosched.operations.pieces import OUTPUT_CHUNK, read_piece, whole_characters
+from echosched.operations.selection import rows_matching
 from echosched.operations.slots import MAX_SLOTS, slot_row, slots_of
 from echosched.operations.views import Views, live_row
 from echosched.scheduler import Entry, Scheduler
@@ -196,9 +197,12 @@ class Operations(Views, ClusterOperations):
         Raises ``NotFound`` for a *job* that neither is defined nor ever ran.
         """
         query = history_query(job, n, states, since, until, before_run)
-        runs = await self._scheduler.store.history(**query)
-        if job is not None and not runs:
+        rows = await rows_matching(query, self._scheduler.store.history, self._rows)
+        if job is not None and not rows:
             await self._must_be_known(job)
+        return rows
+
+    async def _rows(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         return [self._row(run) for run in runs]
 
     async def _must_be_known(self, job: str) -> None:

@@ -118,3 +118,33 @@ def test_a_reload_names_what_is_in_force_only_after_a_restart(house: House) -> N
         )
     house.ok("restart")
     assert house.run("reload").stderr == ""
+
+
+def test_history_by_state_goes_by_the_state_that_people_are_shown(house: House) -> None:
+    """A run that waits for its place has the right to start already, but nobody calls that running."""
+    house.write(
+        "[daemon]\nmax_concurrent = 1\n"
+        + "".join(f'[job.j{n}]\ncommand = "sleep 30"\n' for n in range(4))
+        + '[job.bad]\ncommand = "false"\n'
+    )
+    house.ok("start")
+    house.outcome("bad")
+    for n in range(4):
+        house.ok("run", f"j{n}")
+    eventually(lambda: house.status["runs"]["running"] == 1)
+
+    def look() -> None:
+        for states, jobs in (
+            ("running", ["j0"]),
+            ("queued", ["j3", "j2", "j1"]),
+            ("queued,running", ["j3", "j2", "j1", "j0"]),
+            ("queued,failed", ["j3", "j2", "j1", "bad"]),
+        ):
+            rows = house.history("--state", states)
+            assert [row["job"] for row in rows] == jobs
+            assert {row["state"] for row in rows} <= set(states.split(","))
+            assert [row["job"] for row in house.json("history", "-n", "1", "--state", states)] == jobs[:1]
+
+    look()
+    assert house.history("j0", "--state", "queued") == []
+    house.ok("stop", "--force")
