@@ -41,8 +41,11 @@ def service(arguments: dict[str, Any]) -> int:
         raise UsageError(f"service: {which}: no such part (all, {', '.join(PARTS)})")
     parts = list(PARTS) if which == "all" else [which]
     paths = paths_of(arguments)
-    if verb == "start" and (reason := _must_stay()):
-        return _stay(paths, parts, arguments, reason)
+    if verb == "start":
+        from echosched.daemon.host import foreground_reason
+
+        if (reason := foreground_reason()) is not None:
+            return _stay(paths, parts, arguments, reason)
     if verb == "status" and arguments["--json"]:
         render.print_json({part: _facts(paths, part) for part in parts})
         return max(_code(paths, part) for part in parts)
@@ -192,12 +195,6 @@ def _logs(paths: Paths, parts: list[str], arguments: dict[str, Any]) -> int:
 # ── hosts that end detached processes ─────────────────────────────────────────────────────────
 
 
-def _must_stay() -> str | None:
-    from echosched.daemon.host import foreground_reason
-
-    return foreground_reason()
-
-
 def _stay(paths: Paths, parts: list[str], arguments: dict[str, Any], reason: str) -> int:
     """Run the parts as children in the foreground until they end or a signal comes."""
     print(f"echoschedd: staying in the foreground: {reason}", file=sys.stderr, flush=True)
@@ -226,7 +223,7 @@ def _stay(paths: Paths, parts: list[str], arguments: dict[str, Any], reason: str
         return EX_OK
     for part, code in zip(children, codes, strict=True):
         print(f"{part:<10} ended with exit code {code}", file=sys.stderr)
-    return max((abs(code) for code in codes), default=EX_ERROR) and EX_ERROR
+    return EX_ERROR if any(codes) else EX_OK
 
 
 def _is_up(paths: Paths, part: str, child: subprocess.Popen[bytes]) -> bool:

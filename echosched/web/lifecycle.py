@@ -61,7 +61,7 @@ class Lifecycle:
     async def restart(self) -> int:
         """Stop and start; a configuration that would not start is refused first and changes nothing."""
         async with self._turn:
-            if await self._is_ours():
+            if self._is_ours():
                 await self._run("check")
                 await self._stop()
                 return await self._start()
@@ -92,7 +92,7 @@ class Lifecycle:
             await self._child.wait()
             self._child = None
 
-    async def _is_ours(self) -> bool:
+    def _is_ours(self) -> bool:
         return ends_detached_processes() or (self._child is not None and self._child.returncode is None)
 
     async def _pid(self) -> int:
