@@ -41,10 +41,11 @@ class Lags:
         self._latest: deque[float] = deque(maxlen=200)
 
     def emit(self, event: events.Event) -> None:
-        """Take note of starts."""
+        """Take note of first attempts: a retry is late because it failed before, not because of us."""
         if (
             isinstance(event, events.RunStart)
             and event.slot is not None
+            and event.attempt == 1
             and event.trigger == Trigger.SCHEDULE
         ):
             self._latest.append((event.ts - event.slot).total_seconds())
