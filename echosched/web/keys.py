@@ -81,7 +81,10 @@ def _read(path: Path) -> Key | None:
 
 def _make(path: Path) -> Key:
     value = secrets.token_urlsafe(32)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: no place for the web key: {error.strerror}") from error
     # Written aside and linked into place: of two servers that start together one makes the key and
     # the other reads it, and nobody ever reads half of one.
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")

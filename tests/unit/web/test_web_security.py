@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -336,3 +337,10 @@ async def test_more_connections_than_the_limit_are_refused_and_the_earlier_ones_
     assert (await browser.get("/api/jobs"))[0] == 200
     for _, writer in idle:
         writer.close()
+
+
+def test_a_home_that_cannot_be_made_is_no_place_for_a_key():
+    with pytest.raises(
+        UsageError, match=r"^/proc/none: no place for the web key: No such file or directory$"
+    ):
+        load_key({}, Path("/proc/none/web.key"))
