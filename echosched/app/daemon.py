@@ -6,6 +6,7 @@ import os
 import sys
 
 from echosched.daemon import settings
+from echosched.hashing import blake2s
 from echosched.version import __version__
 
 TYPE_CHECKING = False
@@ -31,9 +32,8 @@ def daemon_paths(paths: Paths) -> settings.Paths:
 
 def instance_of(paths: Paths) -> str:
     """Return the name that marks this daemon's jobs, derived from its database, which no other daemon can hold."""
-    import hashlib
 
-    return hashlib.blake2s(os.fsencode(os.path.realpath(paths.db)), digest_size=6).hexdigest()
+    return blake2s(os.fsencode(os.path.realpath(paths.db)), digest_size=6).hexdigest()
 
 
 def mark_format(paths: Paths) -> str:

@@ -7,7 +7,6 @@ outlive the program), a control socket, messages, a beat.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import os
 import shutil
@@ -24,6 +23,7 @@ from echosched.config.secrets import SecretResolver
 from echosched.daemon import lock, proc
 from echosched.errors import AlreadyRunning, StoreError
 from echosched.executor import ActionExecutor, ExecutorOptions
+from echosched.hashing import blake2s
 from echosched.model import Job
 from echosched.protocols import Clock, EventSink, Store
 from echosched.schedule import jitter_seconds
@@ -192,7 +192,7 @@ def _instance(path: str | None) -> str:
     """Return what marks the processes of a store's jobs: the same name after a restart."""
     if path is None:
         return os.urandom(6).hex()
-    return hashlib.blake2s(os.fsencode(os.path.realpath(path)), digest_size=6).hexdigest()
+    return blake2s(os.fsencode(os.path.realpath(path)), digest_size=6).hexdigest()
 
 
 def _unlink(paths: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,6 +80,8 @@ def _in_force(worker: Worker) -> list[InForce]:
 
 
 def _pickled(told: Assignment, jobs: list[InForce]) -> bytes:
+    import pickle
+
     # In chunks: pickle does not let go of the interpreter, and a hundred thousand jobs take it a second.
     parts = [pickle.dumps(told)]
     parts += [pickle.dumps(jobs[at : at + _CHUNK]) for at in range(0, len(jobs), _CHUNK)]

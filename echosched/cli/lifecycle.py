@@ -227,6 +227,9 @@ def worker(verb: str, words: list[str]) -> int:
         port = options.pop("port", None)
         host = options.pop("host", None)
         return serve(resolve_paths(**options), host, None if port is None else int(port))
+    from echosched import tls
+
+    tls.put_off()
     from echosched.app.worker import run_worker
 
     return run_worker(resolve_paths(**options), debug=debug)

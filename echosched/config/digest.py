@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import timedelta
-from hashlib import blake2b
 from json import dumps
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any
 
+from echosched.hashing import blake2b
 from echosched.model import Action, After, CallableAction, CommandAction, Policy, Process
 
 _BYTES = 8

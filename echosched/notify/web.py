@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from echosched import tls
 from echosched.notify import DeliveryError
 
 
@@ -19,7 +20,7 @@ async def call(
 ) -> None:
     """Make the call; raises ``DeliveryError`` unless the answer is a 2xx within *timeout_seconds*."""
     # The import takes a quarter of a second: in a thread, the loop goes on beating.
-    aiohttp: Any = await asyncio.to_thread(importlib.import_module, "aiohttp")
+    aiohttp: Any = await asyncio.to_thread(_client)
     try:
         host = urlsplit(url).hostname or "?"
     except ValueError:
@@ -36,11 +37,18 @@ async def call(
                 raise DeliveryError(f"{host}: answered {answer.status}")
     except TimeoutError:
         raise DeliveryError(f"{host}: no answer within {timeout_seconds:g} s") from None
+    except aiohttp.ClientConnectorCertificateError:
+        raise DeliveryError(f"{host}: its certificate is not trusted") from None
     except (aiohttp.InvalidURL, ValueError):
         raise DeliveryError("url: is none") from None
     except (aiohttp.ClientError, OSError) as err:
         reason = getattr(err, "strerror", None) or type(err).__name__
         raise DeliveryError(f"{host}: {reason}") from None
+
+
+def _client() -> Any:
+    tls.bring_in()
+    return importlib.import_module("aiohttp")
 
 
 def seconds(options: Mapping[str, Any]) -> float:

@@ -7,9 +7,9 @@ instance, as of ``@boot``, waits in that instance's own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
+from echosched.hashing import blake2b
 from echosched.scheduler.roster import Roster
 from echosched.store.postgres_cluster import ClusterStore
 from echosched.store.postgres_turns import queue_of
@@ -26,7 +26,7 @@ def queue_for(labels: Sequence[str]) -> str:
     name = "+".join(sorted(set(labels)))
     if len(name) <= MOST_QUEUE and not name.startswith(("@", "=")) and name != ANYWHERE and "#" not in name:
         return name
-    return "=" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    return "=" + blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def queue_of_instance(name: str) -> str:
