@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -22,17 +20,17 @@ from typing import Any
 
 from echosched.clock import from_micros
 from echosched.errors import ExecutionError
-from echosched.executor import answer, function, output, proc
+from echosched.executor import answer, outcome, proc
 from echosched.executor.cgroup import Cgroups
-from echosched.executor.commandline import needs_shell
 from echosched.executor.environment import mark_of
 from echosched.executor.keeper import OutputKeeper
 from echosched.executor.options import ExecutorOptions, Program
 from echosched.executor.prepare import Preparer
+from echosched.executor.reaper import Reaper
 from echosched.executor.spawners import Order, Spawners
 from echosched.executor.tree import Census, Undertaker
 from echosched.executor.watch import ExitWatch, ProcessExecution
-from echosched.model import Attempt, CommandAction, ProcessIdentity, PythonAction, Result, State
+from echosched.model import Attempt, ProcessIdentity, Result
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ _BURST = 8  # starts under way at once, from which the loop looks in by itself i
 _PULSE_SECONDS = 0.002
 _MANY_YOUNG = 256  # starts of a burst whose time-outs may wait to be set going
 _READY_SECONDS = 0.03  # what is held is made ready then, not beside the claims of the next ones
-_REAP_SECONDS = 0.005  # settled processes are collected for so long: reaping is in nobody's way
 
 
 class CommandExecutor:
@@ -57,19 +54,16 @@ class CommandExecutor:
         self.keeper = OutputKeeper(self.clock)
         self.closed = False
         self._report_child = options.report_child
-        self._on_settled = options.on_settled
         self._spawners = Spawners(self, Preparer(options))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exits: ExitWatch | None = None
-        self._reaper: threading.Thread | None = None
+        self._reaper = Reaper(self._cgroups, options.on_settled)
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._called = False
         self._unready: list[Order] = []
         self._starting = 0
         self._pulsing = False
         self._young: list[tuple[ProcessExecution, float]] = []  # time-outs not running yet, begun at
-        self._settled: list[ProcessExecution] = []
-        self._reaps: queue.SimpleQueue[list[ProcessExecution] | None] = queue.SimpleQueue()
         self._running: dict[ProcessIdentity, ProcessExecution] = {}
         self._known_exits: dict[ProcessIdentity, int] = {}
 
@@ -211,8 +205,7 @@ class CommandExecutor:
             return
         self.closed = True
         self._spawners.close()
-        self._hand_over()
-        self._reaps.put(None)
+        self._reaper.close()
         await asyncio.to_thread(self._join)
         self._deliver()
         for order in self._spawners.left():
@@ -226,8 +219,7 @@ class CommandExecutor:
 
     def _join(self) -> None:
         self._spawners.join()
-        if self._reaper is not None:
-            self._reaper.join()
+        self._reaper.join()
         self.undertaker.close()
         self.keeper.close()
 
@@ -320,43 +312,20 @@ class CommandExecutor:
         """Tell whether the process of *attempt* has said how it ended."""
         return answer.is_given(attempt) and answer.read(attempt.output_path) is not None
 
-    def judge(self, attempt: Attempt, exit_code: int) -> Result:
-        """Return what *exit_code* means for *attempt*."""
-        action = attempt.job.action
-        wanted = action.success_codes if isinstance(action, CommandAction | PythonAction) else (0,)
-        if exit_code in wanted:
-            return Result(State.SUCCEEDED, exit_code)
-        meaning = ""
-        if exit_code in (126, 127) and isinstance(action, CommandAction) and needs_shell(action):
-            meaning = " (command not found)" if exit_code == 127 else " (command not executable)"
-        return Result(State.FAILED, exit_code, None, f"exit code {exit_code}{meaning}")
-
     def complete(self, execution: ProcessExecution, result: Result) -> None:
         """Add what the output says and finish *execution*; long files are dealt with beside the loop."""
         attempt = execution.attempt
         if execution.watched is not None:
             self.keeper.ended(execution.watched)
-        size = output.size_of(attempt.output_path)
-        if answer.is_given(attempt) or (
-            size is not None and (size > attempt.job.policy.output_limit or function.uses_child(attempt))
-        ):
+        known = outcome.at_once(attempt, result)
+        if known is None:
             self.keeper.beside(partial(self._complete_beside, execution, result))
         else:
-            execution.finished(_with_size(result, size))
+            execution.finished(known)
 
     def _complete_beside(self, execution: ProcessExecution, result: Result) -> None:
-        attempt = execution.attempt
-        path = attempt.output_path
         try:
-            if path is not None:
-                result = _with_size(result, output.finish(path, attempt.job.policy.output_limit))
-                if answer.is_given(attempt):
-                    size = result.output_bytes if attempt.job.policy.output else None
-                    result = _with_size(answer.judge(attempt, result), size)
-                elif function.uses_child(attempt):
-                    result = function.read_answer(result, path)
-        except OSError:
-            log.exception("run %s: its output could not be finished", attempt.tag)
+            result = outcome.in_full(execution.attempt, result)
         finally:
             self.call(execution.finished, result)
 
@@ -365,18 +334,9 @@ class CommandExecutor:
         self._running.pop(execution.identity, None)
         self._known_exits.pop(execution.identity, None)
         if self.closed:
-            self._reap_all([execution])
+            self._reaper.reap([execution])
             return
-        # All that a commit settles is handed over at once: reaping takes the kernel longer than starting
-        # takes us, and would stop the loop for as long as the batch is large.
-        self._settled.append(execution)
-        if len(self._settled) == 1:
-            self.loop.call_later(_REAP_SECONDS, self._hand_over)
-
-    def _hand_over(self) -> None:
-        if self._settled:
-            batch, self._settled = self._settled, []
-            self._reaps.put(batch)
+        self._reaper.take(execution, self.loop.call_later)
 
     def warm(self) -> None:
         """Start the threads, so that the first slot need not wait for them; call from the running loop."""
@@ -385,12 +345,10 @@ class CommandExecutor:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._exits = ExitWatch(self._loop)
-        if self._reaper is None:
             self._spawners.start(self.options.spawners)
-            self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
             self._reaper.start()
 
-    # ── in the spawner and reaper threads ─────────────────────────────────────────────────────
+    # ── in the spawner threads ─────────────────────────────────────────────────────
 
     def begun(self, order: Order, process: ProcessIdentity, started_at: datetime) -> None:
         """Take on the process that a spawner has just started for *order*."""
@@ -422,25 +380,3 @@ class CommandExecutor:
                 execution.watched = self.keeper.watch(attempt.output_path, attempt.job.policy.output_limit)
             except (OSError, RuntimeError):
                 log.exception("run %s: its output cannot be held to its limit", attempt.tag)
-
-    def _reap(self) -> None:
-        while (batch := self._reaps.get()) is not None:
-            self._reap_all(batch)
-
-    def _reap_all(self, batch: list[ProcessExecution]) -> None:
-        for execution in batch:
-            execution.release(reap=True)
-            if answer.is_given(execution.attempt):
-                answer.discard(execution.attempt)
-            if self._cgroups is not None:
-                self._cgroups.leave(execution.attempt.tag)
-        if self._on_settled is not None:
-            try:
-                identities = [execution.identity for execution in batch]
-                self._on_settled(*((each.pid, each.start_ticks) for each in identities))
-            except Exception:
-                log.exception("the supervisor could not be told of the end of %d processes", len(batch))
-
-
-def _with_size(result: Result, size: int | None) -> Result:
-    return Result(result.state, result.exit_code, result.signal, result.error, size, result.value)

@@ -101,10 +101,6 @@ class ActionExecutor:
         """Take an exit from the supervisor (see :meth:`CommandExecutor.child_exit`)."""
         self.processes.child_exit(tag, pid, start_ticks, status)
 
-    def find(self, attempt: Attempt) -> ProcessIdentity | None:
-        """Return a living process of *attempt* by its mark (see :meth:`CommandExecutor.find`)."""
-        return self.processes.find(attempt)
-
     def find_all(self) -> dict[str, list[ProcessIdentity]]:
         """Return all living processes of this instance by attempt tag (see :meth:`CommandExecutor.find_all`)."""
         return self.processes.find_all()

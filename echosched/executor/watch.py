@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from echosched.executor import proc
+from echosched.executor import outcome, proc
 from echosched.executor.task import in_seconds
 from echosched.executor.tree import Grave
 from echosched.model import Attempt, ProcessIdentity, Result, State
@@ -300,7 +300,7 @@ class ProcessExecution:
             return Result(
                 State.FAILED, None, number, f"killed by signal {number} ({proc.signal_name(number)})"
             )
-        return self._home.judge(self.attempt, exit_code or 0)
+        return outcome.judge(self.attempt, exit_code or 0)
 
     def finished(self, result: Result) -> None:
         """Set the result; whoever waits goes on."""

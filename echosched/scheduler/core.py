@@ -21,7 +21,7 @@ from typing import Any
 
 from echosched import events
 from echosched.errors import Conflict, EchoschedError
-from echosched.model import AfterWhen, Claim, Job, Overlap, Run, State, Trigger
+from echosched.model import FAILURES, AfterWhen, Claim, Job, Overlap, Run, State, Trigger
 from echosched.policy import misfire
 from echosched.protocols import Clock, EventSink, Executor, Store
 from echosched.scheduler.entries import LiveRun
@@ -214,10 +214,8 @@ class Scheduler:
     async def _notice_jump(self) -> None:
         offset, boot = self._offset(), self.clock.boot() - self.clock.monotonic()
         moved, slept = offset - self._wall_offset, boot - self._boot_offset
-        self._wall_offset, self._boot_offset = (
-            offset,
-            boot,
-        )  # also when small: slewing must not add up to a jump
+        # Also when small: slewing must not add up to a jump.
+        self._wall_offset, self._boot_offset = offset, boot
         if abs(moved) < JUMP_SECONDS:
             return
         now = self.clock.now()
@@ -382,5 +380,5 @@ def wants(when: AfterWhen, state: State) -> bool:
     if when is AfterWhen.SUCCESS:
         return state is State.SUCCEEDED
     if when is AfterWhen.FAILURE:
-        return state in (State.FAILED, State.TIMED_OUT, State.ABANDONED)
+        return state in FAILURES
     return state.is_outcome

@@ -106,7 +106,6 @@ class LiveRun:
     """A run that has not ended: queued, about to start, running, or waiting for its next attempt."""
 
     __slots__ = (
-        "adopted",
         "ahead",
         "armed",
         "attempt",
@@ -151,7 +150,6 @@ class LiveRun:
         self.armed = armed  # the right to start this attempt is durable
         self.exclusive = exclusive  # starts only when no other run of its job is running
         self.priority = entry.job.policy.priority if priority is None else priority
-        self.adopted = False
         self.ahead = False  # claimed before its slot
         self.over = False  # ended for good, and about to be committed
         self.placed = False  # holds a place of the start queue

@@ -225,7 +225,7 @@ def _may_have_ended(run: Run, attempt: Attempt, evidence: Evidence) -> bool:
 def _adopt(
     scheduler: Scheduler, live: LiveRun, run: Run, execution: Execution, process: ProcessIdentity | None
 ) -> None:
-    live.adopted = live.armed = True
+    live.armed = True
     live.execution = execution
     live.started_at = run.started_at or execution.started_at
     if run.started_at is None and live.started_at is not None:

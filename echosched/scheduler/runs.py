@@ -294,7 +294,7 @@ class Runs:
                 events.RunRetry(ts=ended.at, **fields, retry_at=ended.retry_at, error=ended.result.error)
             )
             live.attempt += 1
-            live.armed = live.adopted = False
+            live.armed = False
             live.execution = live.started_at = None
             self.on_retry(live, (ended.retry_at - self._clock.now()).total_seconds())
             return

@@ -222,11 +222,11 @@ async def test_an_adopted_run_can_be_cancelled_with_its_tree(earlier: Any, rigs:
 async def test_a_run_whose_pid_was_never_recorded_is_found_by_its_mark(earlier: Any, rigs: Rigs) -> None:
     before = earlier("setsid sleep 60 & sleep 60", "sleep 60")
     rig = rigs(instance=before.instance)
-    assert rig.executor.find(before.attempt(1)) == before.children["1.1"]
-    assert rig.executor.find(before.attempt(2)) == before.children["2.1"]
-    assert rig.executor.find(before.attempt(3)) is None
+    assert rig.executor.processes.find(before.attempt(1)) == before.children["1.1"]
+    assert rig.executor.processes.find(before.attempt(2)) == before.children["2.1"]
+    assert rig.executor.processes.find(before.attempt(3)) is None
     assert set(rig.executor.find_all()) == {"1.1", "2.1"}
-    assert rigs().executor.find(before.attempt(1)) is None
+    assert rigs().executor.processes.find(before.attempt(1)) is None
 
 
 async def test_a_killed_spawner_s_burst_is_accounted_for(earlier: Any, rigs: Rigs, subreaper: None) -> None:
