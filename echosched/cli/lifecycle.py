@@ -81,7 +81,9 @@ def handed_to_systemd(verb: str, arguments: dict[str, Any], unit: str = "echosch
     Also for the dashboard, which is the system's but not root: polkit decides what it may.
     """
     system = resolve_paths(environ={"ECHOSCHED_SYSTEM": "1"})
-    if paths_of(arguments) != system or (os.geteuid() != 0 and os.environ.get("ECHOSCHED_SYSTEM") != "1"):
+    if paths_of(arguments, talks=False) != system or (
+        os.geteuid() != 0 and os.environ.get("ECHOSCHED_SYSTEM") != "1"
+    ):
         return False
     from echosched.daemon.host import hand_to_systemd, systemd_unit
 
@@ -102,7 +104,7 @@ def stop(arguments: dict[str, Any]) -> int:
 
     if not arguments["--force"] and handed_to_systemd("stop", arguments):
         return EX_OK
-    paths = paths_of(arguments)
+    paths = paths_of(arguments, talks=False)  # a signal stops it, whatever socket it was given
     timeout = (
         seconds_of("--timeout", arguments["--timeout"]) if arguments["--timeout"] else stop_seconds(paths)
     )

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from echosched.control.client import ControlClient
 
 
-def paths_of(arguments: dict[str, Any]) -> Paths:
-    """Return the paths of the instance that the options name."""
+def paths_of(arguments: dict[str, Any], *, talks: bool = True) -> Paths:
+    """Return the paths of the instance that the options name; *talks*: its socket's must be one that can be."""
     names = ("home", "config", "pidfile", "socket", "db", "log")
-    return resolve_paths(**{name: arguments.get("--" + name) for name in names})
+    return resolve_paths(talks=talks, **{name: arguments.get("--" + name) for name in names})
 
 
 def client_of(arguments: dict[str, Any], *, timeout: float | None = 30.0) -> ControlClient:

@@ -13,7 +13,7 @@ def status(arguments: dict[str, Any]) -> int:
     """Show the daemon's condition; the exit code is LSB's."""
     from echosched.control.client import full_status
 
-    paths = paths_of(arguments)
+    paths = paths_of(arguments, talks=False)  # lock, state and beat tell most of it
     if arguments["--watch"]:
         if arguments["--json"]:
             from echosched.errors import UsageError

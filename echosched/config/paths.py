@@ -127,6 +127,7 @@ def resolve_paths(
     *,
     environ: Mapping[str, str] | None = None,
     uid: int | None = None,
+    talks: bool = True,
 ) -> Paths:
     """Return the paths of the instance that flags (the arguments) and the environment name.
 
@@ -134,7 +135,7 @@ def resolve_paths(
     ``ECHOSCHED_DB`` and ``ECHOSCHED_LOG``; an empty one counts as unset. Relative paths are taken from the present
     directory, ``~`` is the home directory. With ``ECHOSCHED_SYSTEM=1`` the defaults are the system's places although
     *uid* is not root: the system's own daemon that runs, or goes on, as another user. Touches no file. Raises
-    ``ConfigError`` for a path that cannot work.
+    ``ConfigError`` for a path that cannot work; that of the socket matters to whoever *talks* or listens.
     """
     environ = os.environ if environ is None else environ
     uid = os.geteuid() if uid is None else uid
@@ -161,7 +162,7 @@ def resolve_paths(
     places["drop_ins"] = os.path.join(os.path.dirname(places["config"]), "jobs.d")
     places["db_lock"] = places["db"] + ".lock"
     length = len(os.fsencode(places["socket"]))
-    if length > SOCKET_PATH_LIMIT:
+    if talks and length > SOCKET_PATH_LIMIT:
         raise ConfigError(
             f"socket: {places['socket']}: {length} bytes, but a Unix socket's path has room for "
             f"{SOCKET_PATH_LIMIT} (use a shorter --home, or --socket)"

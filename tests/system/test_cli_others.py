@@ -291,3 +291,21 @@ def test_a_relative_home_in_a_directory_that_is_gone_is_told_in_one_line(house: 
         78,
         "echoschedd: home: h: relative, and the present directory is gone (give an absolute path)\n",
     )
+
+
+def test_a_daemon_whose_socket_lies_elsewhere_is_seen_and_stopped_without_it(house: House) -> None:
+    """Its home's name leaves no room for a socket: only who talks to it must say where that is."""
+    deep = House(house.directory / ("x" * 100))
+    deep.directory.mkdir()
+    deep.write(JOB)
+    socket = ["--socket", str(house.directory / "s")]
+    assert deep.run("start").returncode == 6
+    assert deep.run("status").returncode == 3
+    try:
+        deep.ok("start", *socket)
+        assert deep.status["running"] is True
+        assert "107" in deep.run("jobs").stderr
+        assert json.loads(deep.ok("status", "--json", *socket))["health"] == "ok"
+        assert deep.ok("stop").startswith("stopped")
+    finally:
+        deep.run("stop", "--force")
