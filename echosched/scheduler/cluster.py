@@ -72,7 +72,7 @@ class ClusterScheduler(Scheduler):
         super().__init__(store=store, clock=clock, ahead=AHEAD_SECONDS, **rest)
         self._judge = ClusterJudge(self.roster, self.runs)
         self.runs.on_retry = self._again
-        self.runs.pace_seconds = PACE_SECONDS
+        self.runs.ends.pace_seconds = PACE_SECONDS
         self.name = store.myself.name
         self.routes = Routes(store, self.roster)
         self.peers = Peers(self.name)

@@ -20,6 +20,7 @@ from echosched.errors import ExecutionError, NotFound
 from echosched.model import Attempt, CommandAction, Ended, PythonAction, Result, Run, Started, State
 from echosched.policy import retry
 from echosched.protocols import Clock, Execution, Executor, Store
+from echosched.scheduler.ends import Ends
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.queue import StartQueue
 from echosched.timer import Delay, TimerHeap, call_later
@@ -33,18 +34,6 @@ STOPPED = "the scheduler was stopped"
 RELEASED_AT_ONCE = 16
 RELEASE_PAUSE_SECONDS = 0.002
 """How many runs that were held for their slot are let go at once, and how soon the next follow."""
-
-TOLD_AT_ONCE = 10
-"""How many committed ends are told and settled in one turn of the loop: less than 1 ms."""
-
-CROWD = 8
-COLLECT_SECONDS = 0.01
-"""While more than a crowd runs, ends are collected for so long before each commit: in a burst every commit
-takes from the starts what it costs, and nobody waits for an end whose place is free already."""
-
-STARTS_FIRST_SECONDS = 0.5
-"""The same while others wait for a place: until they have begun, what can wait does. An ended process is reaped
-only after the commit, so a crash in between loses no exit code."""
 
 
 class Runs:
@@ -79,22 +68,23 @@ class Runs:
         self._emit = emit
         self._spawn = spawn
         self._on_end = on_end
-        self._on_write = on_write
         self._output_path = output_path
         self._redact = redact
         self._unarmed: list[LiveRun] = []
-        self._ends: list[tuple[LiveRun, Ended]] = []
-        self._committing = False
-        self._paced_at = 0.0  # when the next commit may begin
-        self._committed = asyncio.Event()  # no end is left to commit
-        self._committed.set()
+        self.ends = Ends(
+            store,
+            clock,
+            self.queue,
+            spawn=spawn,
+            committed=self._after_commit,
+            at_rest=self._look_whether_quiet,
+            on_write=on_write,
+        )
         self.on_retry: Callable[[LiveRun, float], None] = self._again
         """Called after the commit of an attempt that another follows, with the seconds until then."""
-        self.pace_seconds = 0.0
-        """The least time between two commits of ends, where each is dear."""
         self.may_begin: Callable[[LiveRun], bool] | None = None
         """Asked at the last moment whether an attempt may begin; who says no looks after the run."""
-        self._quiet = asyncio.Event()  # nothing runs either
+        self._quiet = asyncio.Event()  # nothing runs, and no end is left to commit
         self._quiet.set()
 
     def running(self) -> list[LiveRun]:
@@ -255,37 +245,11 @@ class Runs:
         """Free the place at once and commit *ended* with the next batch."""
         self.queue.release(live)
         live.over = ended.retry_at is None
-        self._ends.append((live, ended))
-        if not self._committing:
-            self._committing = True
-            self._committed.clear()
-            self._quiet.clear()
-            self._spawn(self._commit())
+        self._quiet.clear()
+        self.ends.add(live, ended)
         self.pump()
 
-    async def _commit(self) -> None:
-        try:
-            while self._ends:
-                if self.queue.placed > CROWD:
-                    await asyncio.sleep(STARTS_FIRST_SECONDS if self.queue.waiting else COLLECT_SECONDS)
-                elif (wait := self._paced_at - self._clock.monotonic()) > 0:
-                    await asyncio.sleep(wait)
-                self._paced_at = self._clock.monotonic() + self.pace_seconds
-                batch, self._ends = self._ends, []
-                begun = self._clock.monotonic()
-                recorded = await self._store.finish([ended for _, ended in batch])
-                self._on_write(self._clock.monotonic() - begun)
-                for count, ((live, ended), fresh) in enumerate(zip(batch, recorded, strict=True), 1):
-                    self._after_commit(live, ended, fresh=fresh)
-                    if count % TOLD_AT_ONCE == 0:
-                        await asyncio.sleep(0)
-        finally:
-            self._committing = False
-            self._committed.set()
-            if not self.queue.placed:
-                self._quiet.set()
-
-    def _after_commit(self, live: LiveRun, ended: Ended, *, fresh: bool) -> None:
+    def _after_commit(self, live: LiveRun, ended: Ended, fresh: bool) -> None:
         if live.execution is not None:
             live.execution.settle()
         if ended.retry_at is not None and fresh:
@@ -320,7 +284,10 @@ class Runs:
         self.queue.discard(live)
         self.queue.release(live)
         self.forget(live)
-        if not (self.queue.placed or self._committing):
+        self._look_whether_quiet()
+
+    def _look_whether_quiet(self) -> None:
+        if self.ends.are_settled and not self.queue.placed:
             self._quiet.set()
 
     def _again(self, live: LiveRun, delay: float) -> None:
@@ -400,7 +367,7 @@ class Runs:
 
     async def settle(self) -> None:
         """Wait until every end known so far is committed; what runs goes on."""
-        await self._committed.wait()
+        await self.ends.settle()
 
     async def drain(self, grace: float) -> bool:
         """Wait at most *grace* seconds until nothing runs and all ends are committed; tell whether that is so."""

@@ -35,7 +35,7 @@ from echosched.model import (
     State,
     Trigger,
 )
-from echosched.scheduler import Scheduler, runs
+from echosched.scheduler import Scheduler
 from echosched.scheduler.recovery import Evidence, follow_up, recover
 from echosched.testing import FakeClock, MemoryStore
 from tests.scripted import ScriptedExecution
@@ -307,8 +307,8 @@ def verify(world: World, jobs: dict[str, Job], since: datetime, until: datetime)
 async def test_two_years_of_two_hundred_jobs_with_crashes_at_any_write_lose_and_double_nothing(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "COLLECT_SECONDS", 0)  # no time passes here but the clock's
-    monkeypatch.setattr(runs, "STARTS_FIRST_SECONDS", 0)
+    monkeypatch.setattr(ends, "COLLECT_SECONDS", 0)  # no time passes here but the clock's
+    monkeypatch.setattr(ends, "STARTS_FIRST_SECONDS", 0)
     world = World(seed)
     jobs = mixed_jobs(200 if seed == 1 else 40, world.chance)
     await world.store.open()
