@@ -101,6 +101,7 @@ class Engine:
             if self._path is not None:
                 self._take_lock(self._path)
             await self.store.open()
+            self.scheduler.roster.absent_until = self.clock.now()
             await self.scheduler.load(jobs)
             await recover(self.scheduler, await evidence.gather(self.store, self.executor, self.outputs))
             self.scheduler.begin()

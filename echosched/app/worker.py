@@ -112,6 +112,9 @@ class Worker:
             on_write=self.metrics.store_latency,
             redact=self.secrets.redact,
         )
+        if config.cluster is None and not (link.standby or link.restarts):
+            # A daemon's first worker: nobody was there before it. Of many hosts, another one may have been.
+            self.scheduler.roster.absent_until = self.started_at
         self.operations = Operations(
             self.scheduler,
             output_path=self.outputs.path,

@@ -55,7 +55,8 @@ class Judge:
         slots, more = self._roster.take_due(entry, now)
         self._roster.push(entry)
         wishes = []
-        for verdict in misfire.judge(slots, now, entry.job.policy, more=more):
+        absent_until = self._roster.absent_until
+        for verdict in misfire.judge(slots, now, entry.job.policy, more=more, absent_until=absent_until):
             if verdict.missed is not None:
                 wishes.append(_wish(entry, verdict, State.MISSED, now, error=verdict.missed))
             elif verdict.trigger is Trigger.CATCHUP:

@@ -33,7 +33,7 @@ from echosched.model import (
     State,
     Trigger,
 )
-from echosched.policy.misfire import TOLERANCE
+from echosched.policy.misfire import is_live
 from echosched.protocols import Execution
 from echosched.scheduler.core import Scheduler, wants
 from echosched.scheduler.entries import Entry, LiveRun
@@ -245,6 +245,15 @@ def _abandon(scheduler: Scheduler, live: LiveRun, now: datetime, evidence: Evide
     scheduler.runs.finish(live, Ended(live.run, live.job.name, live.attempt, now, result, retry_at))
 
 
+def _gives_way(live: LiveRun, slot: datetime, now: datetime) -> bool:
+    """Tell whether *slot*, which nobody was there to run though it had been claimed, is missed for good."""
+    catchup, schedule = live.job.policy.catchup, live.entry.schedule
+    if catchup is Catchup.LAST and schedule is not None:
+        newer = schedule.next_after(slot)
+        return newer is not None and newer <= now
+    return catchup is Catchup.NONE
+
+
 def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) -> None:
     window = live.job.policy.catchup_window
     due = run.slot or run.queued_at
@@ -255,8 +264,11 @@ def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) ->
         # An earlier attempt did run: "missed" would deny it.
         state = State.MISSED if run.attempt == 1 else State.FAILED
         result = Result(state, error="it was still queued when catchup_window had passed")
-    elif ahead and now - due > TOLERANCE and live.job.policy.catchup is Catchup.NONE:
-        result = Result(State.MISSED, error="the scheduler ended just before it came, and catchup is none")
+    elif ahead and not is_live(due, now, scheduler.roster.absent_until) and _gives_way(live, due, now):
+        reason = (
+            "catchup is none" if live.job.policy.catchup is Catchup.NONE else "a newer slot's run follows"
+        )
+        result = Result(State.MISSED, error=f"the scheduler ended just before it came, and {reason}")
     elif ahead and 0.0 < (at := scheduler.roster.due_at(live.entry, due)) - now.timestamp() < HELD_SECONDS:
         live.armed = run.state is State.RUNNING
         scheduler.runs.hold(live, at)

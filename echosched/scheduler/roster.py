@@ -55,6 +55,8 @@ class Roster:
         self._jitter = jitter
         self._take_back = take_back
         self._ahead = ahead
+        self.absent_until: datetime | None = None
+        """Nobody ran until then: what came due is a misfire. Set by who knows that no worker was there before."""
 
     async def load(self, jobs: Mapping[str, Job]) -> None:
         """Take *jobs* into force, with what the store remembers of them."""

@@ -79,9 +79,6 @@ class Rig:
         self.clock.advance(end - self.clock.now())
         await settle()
 
-    def run_of(self, job: str) -> list[Any]:
-        return sorted((run for run in self.store.runs if run.job == job), key=lambda run: run.run)
-
     async def states(self, job: str) -> list[State]:
         return [run.state for run in reversed(await self.store.history(job=job, limit=10_000))]
 

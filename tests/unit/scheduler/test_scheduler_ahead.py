@@ -177,19 +177,32 @@ async def test_a_worker_that_ends_before_the_slot_leaves_it_to_the_next(early: R
     assert run.queued_at < run.slot
 
 
+MISSED, SUCCEEDED = State.MISSED, State.SUCCEEDED
+
+
 @pytest.mark.parametrize(
-    ("catchup", "state"), [(Catchup.LAST, State.SUCCEEDED), (Catchup.NONE, State.MISSED)]
+    ("catchup", "away", "absent", "states"),
+    [
+        (Catchup.LAST, 50, True, [SUCCEEDED]),
+        (Catchup.NONE, 50, True, [MISSED]),
+        (Catchup.NONE, 20, True, [MISSED]),
+        (Catchup.NONE, 20, False, [SUCCEEDED]),
+        (Catchup.LAST, 130, True, [MISSED, MISSED, SUCCEEDED]),
+        (Catchup.LAST, 130, False, [MISSED, MISSED, SUCCEEDED]),
+        (Catchup.ALL, 130, True, [SUCCEEDED, SUCCEEDED, SUCCEEDED]),
+    ],
 )
 async def test_what_was_claimed_and_not_started_is_caught_up_as_the_job_says(
-    early: Rig, catchup: Catchup, state: State
+    early: Rig, catchup: Catchup, away: int, absent: bool, states: list[State]
 ) -> None:
     await early.begin(make_job(catchup=catchup))
     await advance(early, MINUTE - SOON)
     await early.scheduler.stop(0.0)
-    early.clock.advance(timedelta(minutes=5))
-    await take_over(early)
-    history = await early.store.history(job="job")
-    assert [run.state for run in history if run.slot == START + MINUTE] == [state]
+    early.clock.advance(SOON + timedelta(seconds=away))
+    await take_over(early, absent=absent)
+    await early.pass_time(timedelta(seconds=1))  # starts of a backlog are staggered
+    seen = {run.slot: run.state for run in await early.store.history(job="job")}
+    assert seen == {START + (n + 1) * MINUTE: state for n, state in enumerate(states)}
 
 
 async def test_the_next_worker_starts_it_no_earlier_either(early: Rig) -> None:
@@ -203,9 +216,10 @@ async def test_the_next_worker_starts_it_no_earlier_either(early: Rig) -> None:
     assert execution.started_at == START + MINUTE
 
 
-async def take_over(rig: Rig) -> None:
-    """Let another worker begin on the same store."""
+async def take_over(rig: Rig, *, absent: bool = False) -> None:
+    """Let another worker begin on the same store; *absent*: nobody was there until now."""
     rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
+    rig.scheduler.roster.absent_until = rig.clock.now() if absent else None
     await rig.scheduler.load(rig.jobs)
     nothing = Evidence(
         same_boot=True,

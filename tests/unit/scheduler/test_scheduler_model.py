@@ -35,7 +35,7 @@ from echosched.model import (
     State,
     Trigger,
 )
-from echosched.scheduler import Scheduler
+from echosched.scheduler import Scheduler, ends
 from echosched.scheduler.recovery import Evidence, follow_up, recover
 from echosched.testing import FakeClock, MemoryStore
 from tests.scripted import ScriptedExecution
