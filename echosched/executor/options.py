@@ -61,7 +61,7 @@ class ExecutorOptions:
     exit_status: ExitStatus = proc.exit_status
     defaults: Process = DEFAULT_PROCESS
     environment: Mapping[str, str] | None = None
-    spawners: int = 8
+    spawners: int = 4
     patience_seconds: float = 5.0
     cgroup: str | None = None
     trace_path: Callable[[int, int], str] | None = None
