@@ -96,6 +96,7 @@ class Worker:
                 instance=instance_of(paths),
                 resolve=self.secrets,
                 report_child=link.report_child,
+                on_crowd=precedence.weigh_session,
                 on_settled=link.acknowledge,
                 cgroup=own and f"{own}/echosched-{instance_of(paths)}",
                 trace_path=self.outputs.prepare,

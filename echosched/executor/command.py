@@ -118,6 +118,7 @@ class CommandExecutor:
         self._starting += 1
         if self._starting >= _BURST and not self._pulsing:
             self._pulsing = True
+            self._in_crowd(True)
             self.exits.pause()
             self.loop.call_later(_PULSE_SECONDS, self._pulse)
 
@@ -277,9 +278,14 @@ class CommandExecutor:
             self.loop.call_later(_PULSE_SECONDS, self._pulse)
             return
         self._pulsing = False
+        self._in_crowd(False)
         self._exits.resume()
         self._arm_young()
         self._deliver()  # what came in between found that nobody had to be woken
+
+    def _in_crowd(self, heavily: bool) -> None:
+        if self.options.on_crowd is not None:
+            self.options.on_crowd(heavily=heavily)
 
     def _arm_young(self) -> None:
         # A clock for each time-out, which most runs of a burst would stop again at once, costs as much as a tenth

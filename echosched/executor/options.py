@@ -38,6 +38,7 @@ class ExecutorOptions:
 
     *instance* goes into the environment mark that tells this daemon's jobs from another's.
     *report_child(tag, pid, start_ticks)* is called, in any thread, right after each start of a process,
+    *on_crowd(heavily=…)* says in the loop that a burst of starts begins, or is over;
     *on_settled((pid, start_ticks), …)* when settled processes have been reaped. *exit_status(pidfd, pid)*
     says how a process that is not our child ended (exit code, or minus a signal's number), ``None`` if it
     cannot. *defaults* fill what a job's :class:`~echosched.model.Process` leaves open; *environment* replaces
@@ -57,6 +58,7 @@ class ExecutorOptions:
     instance: str = "echosched"
     resolve: Secrets = _as_it_is
     report_child: ReportChild | None = None
+    on_crowd: Callable[..., None] | None = None
     on_settled: OnSettled | None = None
     exit_status: ExitStatus = proc.exit_status
     defaults: Process = DEFAULT_PROCESS

@@ -34,6 +34,7 @@ def child():
         return file.read().split()
 
 precedence.go_first()
+precedence.weigh_session(heavily=True)
 exec(LOOK)
 told = {"loop": seen[0], "session": seen[1], "policy": os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK}
 def beside():
@@ -43,6 +44,9 @@ thread = threading.Thread(target=beside)
 thread.start()
 thread.join()
 told["job"] = child()
+precedence.weigh_session(heavily=False)
+exec(LOOK)
+told["afterwards"] = seen[1]
 print(json.dumps(told))
 """
 
@@ -71,6 +75,7 @@ def test_the_loop_and_its_session_go_first_where_they_may_but_no_thread_and_no_j
     seen = run()
     assert seen["loop"] == (-15 if may_go_first() else 0)
     assert seen["session"] == ("-15" if may_go_first() and weight() else "0")
+    assert seen["afterwards"] == "0"
     assert seen["policy"] == os.SCHED_OTHER
     assert seen["thread"] == 0
     assert seen["job"] == seen["job of a thread"] == ["0", "0"]
