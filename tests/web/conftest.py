@@ -177,9 +177,9 @@ description = "Dump the database to the vault"
 schedule = "0 0 1 1 *"
 command = "echo dumping; echo 'pg_dump: error: connection refused' >&2; exit 2"
 [job.counter]
-description = "Counts slowly"
+description = "Counts to four, then waits for the file go"
 schedule = "0 0 1 1 *"
-command = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.5; done"
+command = "for i in 1 2 3 4; do echo line $i; done; until [ -e HOME/go ]; do sleep 0.05; done; echo line 5"
 [job.sleeper]
 schedule = "0 0 1 1 *"
 command = "echo asleep; sleep 300"
@@ -211,7 +211,7 @@ def home() -> Iterator[Path]:
 def instance(home: Path) -> Iterator[Instance]:
     """An instance with jobs, nothing of it started."""
     instance = Instance(home)
-    instance.configure(JOBS)
+    instance.configure(JOBS.replace("HOME", str(home)))
     yield instance
     instance.close()
 
