@@ -1,4 +1,4 @@
-"""TLS only for those who use it: asyncio imports OpenSSL for everybody, 4 MB of a worker that may never call anyone.
+"""TLS only for those who use it: asyncio imports OpenSSL for everybody, 3 MB of a worker that may never call anyone.
 
 The interpreter may be built without ``ssl``, and asyncio is made for that; here it believes so until told better.
 """

@@ -2,7 +2,7 @@
 
 Linux shares the processors out between sessions first (autogroups, ``sched(7)``), and every job leads one of its
 own. A worker whose session weighs as much as one job gets one sixty-fifth of the machine while sixty-four of
-them run: fifteen of a thousand answers took 10 to 30 ms. Only root may change that; nobody else loses anything.
+them run: of its answers one in a hundred took 10 to 26 ms. Only root may change that; nobody else loses anything.
 """
 
 from __future__ import annotations

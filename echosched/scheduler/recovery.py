@@ -38,6 +38,7 @@ from echosched.protocols import Execution
 from echosched.scheduler.core import Scheduler, wants
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Wish
+from echosched.scheduler.roster import Roster
 from echosched.scheduler.runs import run_fields
 
 log = logging.getLogger(__name__)
@@ -245,31 +246,32 @@ def _abandon(scheduler: Scheduler, live: LiveRun, now: datetime, evidence: Evide
     scheduler.runs.finish(live, Ended(live.run, live.job.name, live.attempt, now, result, retry_at))
 
 
-def _gives_way(live: LiveRun, slot: datetime, now: datetime) -> bool:
+def _gives_way(roster: Roster, entry: Entry, slot: datetime, now: datetime) -> bool:
     """Tell whether *slot*, which nobody was there to run though it had been claimed, is missed for good."""
-    catchup, schedule = live.job.policy.catchup, live.entry.schedule
-    if catchup is Catchup.LAST and schedule is not None:
-        newer = schedule.next_after(slot)
-        return newer is not None and newer <= now
-    return catchup is Catchup.NONE
+    catchup = entry.job.policy.catchup
+    if catchup is not Catchup.LAST or entry.schedule is None or not entry.waits:
+        return catchup is Catchup.NONE
+    # What has come since only follows from where the cursor is: a schedule that is new has nothing to catch up.
+    newer = entry.schedule.next_after(max(slot, entry.cursor_at))
+    return newer is not None and roster.due_at(entry, newer) <= now.timestamp()
 
 
 def _start_late(scheduler: Scheduler, live: LiveRun, run: Run, now: datetime) -> None:
-    window = live.job.policy.catchup_window
+    roster, window = scheduler.roster, live.job.policy.catchup_window
     due = run.slot or run.queued_at
     ahead = run.attempt == 1 and run.queued_at < due  # claimed before its slot came
-    if run.job not in scheduler.roster.entries:
+    if run.job not in roster.entries:
         result = Result(State.CANCELLED, error="its job was removed before it began")
     elif now - due > window:
         # An earlier attempt did run: "missed" would deny it.
         state = State.MISSED if run.attempt == 1 else State.FAILED
         result = Result(state, error="it was still queued when catchup_window had passed")
-    elif ahead and not is_live(due, now, scheduler.roster.absent_until) and _gives_way(live, due, now):
+    elif ahead and not is_live(due, now, roster.absent_until) and _gives_way(roster, live.entry, due, now):
         reason = (
             "catchup is none" if live.job.policy.catchup is Catchup.NONE else "a newer slot's run follows"
         )
         result = Result(State.MISSED, error=f"the scheduler ended just before it came, and {reason}")
-    elif ahead and 0.0 < (at := scheduler.roster.due_at(live.entry, due)) - now.timestamp() < HELD_SECONDS:
+    elif ahead and 0.0 < (at := roster.due_at(live.entry, due)) - now.timestamp() < HELD_SECONDS:
         live.armed = run.state is State.RUNNING
         scheduler.runs.hold(live, at)
         return

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -203,6 +204,18 @@ async def test_what_was_claimed_and_not_started_is_caught_up_as_the_job_says(
     await early.pass_time(timedelta(seconds=1))  # starts of a backlog are staggered
     seen = {run.slot: run.state for run in await early.store.history(job="job")}
     assert seen == {START + (n + 1) * MINUTE: state for n, state in enumerate(states)}
+
+
+@pytest.mark.parametrize("change", [{"schedule": "*/30 * * * *"}, {"enabled": False}])
+async def test_what_was_claimed_runs_where_no_newer_slot_will(early: Rig, change: dict[str, Any]) -> None:
+    await early.begin(make_job())
+    await advance(early, MINUTE - SOON)
+    await early.scheduler.stop(0.0)
+    early.clock.advance(SOON + timedelta(seconds=130))
+    early.jobs = {"job": make_job(**change)}
+    await take_over(early, absent=True)
+    [run] = await early.store.history(job="job")
+    assert (run.slot, run.state) == (START + MINUTE, SUCCEEDED)
 
 
 async def test_the_next_worker_starts_it_no_earlier_either(early: Rig) -> None:
