@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,19 +50,18 @@ def open_house() -> Iterator[House]:
     shutil.rmtree(directory)
 
 
+def run(house: House, line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run *line* in the house's environment, with stdin, stdout and the directory as a test wants them."""
+    taken = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60} | options
+    return subprocess.run(line, env=house.environ, check=False, **taken)
+
+
 def as_nobody(house: House, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
     account = pwd.getpwnam("nobody")
     package = str(Path(__file__).parents[2])
     start = [sys.executable, "-P", "-c", STRANGER, package, str(account.pw_uid), str(account.pw_gid)]
-    return subprocess.run(
-        [*start, verb, "--home", str(house.directory), *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=house.environ,
-        cwd="/",
+    return run(
+        house, [*start, verb, "--home", str(house.directory), *words], stdin=subprocess.DEVNULL, cwd="/"
     )
 
 
@@ -119,14 +119,7 @@ def test_a_command_whose_descriptors_were_closed_has_its_own_exit_code(house: Ho
     house.write(JOB)
     for verb, code in (("status", 3), ("check", 0), ("jobs", 0), ("stop", 0), ("--version", 0)):
         line = shlex.join([*CLI, verb, *(["--home", str(house.directory)] if verb[0] != "-" else [])])
-        done = subprocess.run(
-            ["sh", "-c", f"{line} {closed}"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=house.environ,
-        )
+        done = run(house, ["sh", "-c", f"{line} {closed}"])
         assert done.returncode == code, (verb, done)
         assert "error" not in done.stderr
 
@@ -145,15 +138,7 @@ def test_a_full_disk_under_stdout_is_one_line_and_no_bug(house: House) -> None:
         ["logs", "--help"],
     ):
         with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [*CLI, *words],
-                stdout=full,
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=60,
-                check=False,
-                env=house.environ,
-            )
+            done = run(house, [*CLI, *words], stdout=full)
         assert (done.returncode, done.stderr) == (74, "echoschedd: stdout: No space left on device\n"), words
 
 
@@ -261,13 +246,9 @@ def test_what_stdout_has_no_letters_for_is_escaped(house: House, encoding: str) 
     house.ok("start")
 
     def said(*words: str) -> str:
-        return subprocess.run(
-            [*CLI, *words, "--home", str(house.directory)],
-            stdout=subprocess.PIPE,
-            timeout=60,
-            check=True,
-            env=house.environ,
-        ).stdout.decode(encoding)
+        done = run(house, [*CLI, *words, "--home", str(house.directory)], encoding=encoding)
+        assert done.returncode == 0, done
+        return done.stdout
 
     shown = said("run", "a", "--wait").splitlines()[0]
     assert shown == "grüße €".encode(encoding, "backslashreplace").decode(encoding)
@@ -278,15 +259,7 @@ def test_a_relative_home_in_a_directory_that_is_gone_is_told_in_one_line(house: 
     gone = house.directory / "gone"
     gone.mkdir()
     line = shlex.join([*CLI, "status", "--home", "h"])
-    done = subprocess.run(
-        ["sh", "-c", f"rmdir {gone}; exec {line}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=gone,
-        env=house.environ,
-    )
+    done = run(house, ["sh", "-c", f"rmdir {gone}; exec {line}"], cwd=gone)
     assert (done.returncode, done.stderr) == (
         78,
         "echoschedd: home: h: relative, and the present directory is gone (give an absolute path)\n",

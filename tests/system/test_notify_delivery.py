@@ -6,9 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
-import shutil
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +28,8 @@ from echosched.testing import MemoryStore, RecordingSink
 
 sys.path.insert(0, str(Path(__file__).parent / "notify"))
 from notify_sinks import HttpSink, SmtpSink
+
+from tests.certificates import self_signed
 
 sys.path.pop(0)
 
@@ -216,14 +216,7 @@ async def test_a_silent_server_costs_a_time_out_and_never_the_loop(desk):
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    cert, key = self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     return cert, context

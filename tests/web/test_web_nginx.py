@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import self_signed
+
 EXAMPLE = Path(__file__).parents[2] / "etc" / "examples" / "nginx-echosched.conf"
 NGINX = os.environ.get("ECHOSCHED_NGINX") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 pytestmark = [
@@ -38,17 +40,7 @@ def proxied(instance, home, until):
         file.write('\n[web]\nallowed_hosts = ["sched.example.org"]\n')
     instance.cli("start")
     instance.serve()
-    certificate, key = home / "cert.pem", home / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=sched.example.org".split()
-    command += [
-        "-addext",
-        "subjectAltName=DNS:sched.example.org",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    certificate, key = self_signed(home, "DNS:sched.example.org")
     plain, secure = free_port(), free_port()
     text = EXAMPLE.read_text()
     for here, there in {

@@ -8,7 +8,6 @@ import gzip
 import os
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +19,7 @@ import pytest
 
 from echosched.errors import ExecutionError
 from echosched.model import HttpAction, Policy, State
+from tests.certificates import self_signed
 
 if TYPE_CHECKING:
     from .conftest import Rig
@@ -413,27 +413,14 @@ async def test_calls_share_nothing(rig: Rig, serve: Serve) -> None:
     assert not any(b"cookie" in request.lower() for request in requests)
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[str, str]:
-    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    command = (
-        f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 2"
-        " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    made = subprocess.run(command.split(), capture_output=True, check=False)
-    if made.returncode != 0:
-        pytest.skip("openssl cannot make a certificate here")
-    return cert, key
-
-
-async def test_certificates_are_checked(rig: Rig, serve: Serve, certificate: tuple[str, str]) -> None:
-    cert, key = certificate
+async def test_certificates_are_checked(rig: Rig, serve: Serve, tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # the refused handshake
     url = await serve(answer(), context)
     refused, _ = await rig.run(HttpAction(url))
-    trusted, _ = await rig.run(HttpAction(url, ca_file=cert))
+    trusted, _ = await rig.run(HttpAction(url, ca_file=str(cert)))
     unchecked, _ = await rig.run(HttpAction(url, verify=False))
     with pytest.raises(ExecutionError, match="ca_file /no/such-file"):
         await rig.run(HttpAction(url, ca_file="/no/such-file"))
