@@ -6,6 +6,7 @@ The beat file outlives the worker: what it says of bad times, the next one must 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -28,24 +29,33 @@ class Heartbeat:
         self._worker = worker
         self.file = Beat(worker.link.beat_path)
         self.ticks = 0
+        self._beat_due = self._tick_due = 0.0
         self._blind_is_known = False  # an earlier worker's bad times are accounted for, in memory at least
 
-    def beat_on(self) -> None:
-        """Beat now, and from now on."""
+    def begin(self) -> None:
+        """Beat from now on; ticks count from now as well, though the first is :meth:`tick_on`'s."""
+        self._beat_due = self._tick_due = asyncio.get_running_loop().time()
+        self._beat_on()
+
+    def _beat_on(self) -> None:
         worker = self._worker
         self.file.set_ailing(worker.journal.failing is not None)
         self.file.beat()
         watchdog = worker.config.daemon.watchdog
         interval = self.file.interval_seconds if watchdog is None else interval_for(watchdog.total_seconds())
-        asyncio.get_running_loop().call_later(interval, self.beat_on)
+        self._beat_due = _call_next(self._beat_due, interval, self._beat_on)
 
     def tick_on(self) -> None:
         """Tell the journal what comes next, now and from now on."""
-        worker, loop = self._worker, asyncio.get_running_loop()
+        worker = self._worker
         every = worker.config.daemon.tick
-        if every is None:
-            loop.call_later(_NO_TICK_SECONDS, self.tick_on)  # a reload may turn it on
-            return
+        if every is not None:
+            self._tick()
+        seconds = _NO_TICK_SECONDS if every is None else every.total_seconds()  # a reload may turn it on
+        self._tick_due = _call_next(self._tick_due, seconds, self.tick_on)
+
+    def _tick(self) -> None:
+        worker = self._worker
         self.ticks += 1
         roster = worker.scheduler.roster
         coming: dict[str, str | None] = {job: rfc3339(at) for job, at in roster.next_slots(_MOST_NAMED)}
@@ -54,7 +64,6 @@ class Heartbeat:
             coming = {name: coming.get(name) for name in roster.entries}
         jobs = total if total > _MOST_NAMED else None
         worker.emit(events.Tick(ts=worker.clock.now(), tick=self.ticks, next=coming, jobs=jobs))
-        loop.call_later(every.total_seconds(), self.tick_on)
 
     def degraded(self, since: datetime | None) -> None:
         """Say since when the store is kept in memory; ``None``: it is not."""
@@ -65,3 +74,14 @@ class Heartbeat:
     def inherited_is_known(self) -> None:
         """Say that an earlier worker's bad times are accounted for: once all is well they may be forgotten."""
         self._blind_is_known = True
+
+
+def _call_next(due: float, seconds: float, callback: Callable[[], None]) -> float:
+    """Have the loop call *callback* that long after it was *due*, not after it came; return when that is.
+
+    Beats and ticks that keep their measure coincide, and an idle loop wakes up once for both.
+    """
+    loop = asyncio.get_running_loop()
+    due = max(due + seconds, loop.time())
+    loop.call_at(due, callback)
+    return due

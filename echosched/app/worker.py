@@ -153,7 +153,7 @@ class Worker:
         await self.host.warm()
 
     async def _begin(self) -> None:
-        self.heart.beat_on()
+        self.heart.begin()
         self.scheduler.emit(
             events.Startup(
                 ts=self.started_at,

@@ -1,14 +1,15 @@
-"""What the supervisor does every few seconds: beat on, write down, rotate, look after its files."""
+"""What the supervisor does twice a minute: write down, rotate, look after its files, keep systemd's watchdog fed."""
 
 from __future__ import annotations
 
 from echosched.daemon import logfiles
+from echosched.daemon.beat import interval_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from echosched.daemon.supervisor import Supervisor
 
-HOUSEKEEPING_SECONDS = 10.0
+HOUSEKEEPING_SECONDS = 25.0
 STATE_SECONDS = 60.0
 
 
@@ -27,7 +28,10 @@ class Housekeeping:
         """Do what is due at *now* (monotonic) and say when to come back."""
         supervisor = self._supervisor
         settings, notifier = supervisor.settings, supervisor.notifier
-        period = min(HOUSEKEEPING_SECONDS, settings.watchdog or HOUSEKEEPING_SECONDS)
+        period = HOUSEKEEPING_SECONDS
+        if settings.watchdog:
+            # Before the worker could be overdue, which each round puts off: one wake-up does for both.
+            period = min(period, settings.watchdog - interval_for(settings.watchdog))
         if notifier.watchdog_seconds:
             period = min(period, notifier.watchdog_seconds / 3)
             if not supervisor.beat.look().stalled:
