@@ -282,6 +282,8 @@ class ClusterScheduler(Scheduler):
     def _again(self, live: LiveRun, delay: float) -> None:
         # Its next attempt is a ticket, for anybody. Procrastinate's workers would see it when they next poll.
         self.runs.forget(live)
+        if live.cancelled is not None:  # while the end of the last attempt was being committed
+            self.spawn(self.cancel(live.run, live.cancelled[1]))
         call_later(self.clock, max(delay, 0.0) + 0.001, self.worker.wake)
         self.worker.free()
 

@@ -24,9 +24,9 @@ from echosched.errors import Conflict, EchoschedError
 from echosched.model import FAILURES, AfterWhen, Claim, Job, Overlap, Run, State, Trigger
 from echosched.policy import misfire
 from echosched.protocols import Clock, EventSink, Executor, Store
-from echosched.scheduler.entries import LiveRun
+from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Judge, Wish
-from echosched.scheduler.roster import PAUSED, Jitter, Roster
+from echosched.scheduler.roster import Jitter, Roster
 from echosched.scheduler.runs import RELEASE_PAUSE_SECONDS, OutputPath, Runs, run_fields
 from echosched.timer import Wakeup, make_wakeup
 
@@ -37,6 +37,9 @@ FIRED_AT_ONCE = 200
 
 CLAIMED_IN_A_TURN = 16
 """How many of them are judged, or taken on, in one turn of the loop: no beat and no answer waits for all."""
+
+FAILED_PAUSE_SECONDS = 1.0
+"""Before slots that could not be claimed are tried again."""
 
 STAGGER_SECONDS = 0.05
 """Between the starts of catch-up runs that come due together."""
@@ -156,14 +159,17 @@ class Scheduler:
         """Replace the jobs in force by *jobs*; leave alone what did not change."""
         event, removed = await self.roster.apply(jobs)
         for entry in removed:
-            for live in list(entry.active.values()):
-                if not live.placed:
-                    self.runs.cancel_live(live, State.CANCELLED, "its job was removed")
+            self._take_back_removed(entry)
         if max_concurrent is not None:
             self.runs.queue.max_concurrent = max_concurrent
         self.emit(event)
         self.runs.pump()
         return event
+
+    def _take_back_removed(self, entry: Entry) -> None:
+        for live in list(entry.active.values()):
+            if not live.placed:
+                self.runs.cancel_live(live, State.CANCELLED, "its job was removed")
 
     # ── the clockwork ─────────────────────────────────────────────────────────────────────────
 
@@ -175,6 +181,9 @@ class Scheduler:
             asyncio.get_running_loop().call_later(RELEASE_PAUSE_SECONDS, self._wake)
         else:
             self._wake()
+        held = self.runs.held.first()
+        if self._wakeup is not None and held is not None and held > now:
+            self._wakeup.arm(held)  # the clockwork does so too, but not before the disk has answered
 
     def _wake(self) -> None:
         self._due.set()
@@ -197,6 +206,7 @@ class Scheduler:
             except Exception:
                 log.exception("firing failed; the loop goes on")
                 more = False
+                await asyncio.sleep(FAILED_PAUSE_SECONDS)
             self._firing = False
             if more:
                 # Look again at once, but after a turn of the loop: a long backlog must not keep beats
@@ -244,13 +254,30 @@ class Scheduler:
             if any(wish.claim.trigger is Trigger.CATCHUP for wish in wishes):
                 # Jobs come in the order of their first missed slots; what they run may be their last.
                 wishes.sort(key=lambda wish: wish.claim.slot or now)
-            await self.claim(wishes)
+            await self._claim_due(wishes)
         self.runs.release(self.clock.now().timestamp())  # what came due while it was being claimed
         return bool(due)
 
+    async def _claim_due(self, wishes: Sequence[Wish]) -> None:
+        try:
+            await self.claim(wishes)
+        except Exception:
+            if len(wishes) == 1:
+                self.roster.arm(wishes[0].entry)  # its slot is not accounted for: once more, from there
+                raise
+            failed: Exception | None = None
+            for wish in wishes:  # one that the store cannot take must not cost the others
+                wish.entry.claiming += wish.counted
+                try:
+                    await self._claim_due([wish])
+                except Exception as error:  # noqa: BLE001 - raised when all had their turn
+                    failed = error
+            if failed is not None:
+                raise failed from None
+
     async def claim(self, wishes: Sequence[Wish]) -> list[int | None]:
         """Make the wishes durable in one commit, then queue what is to run. Returns the run numbers."""
-        begun = self.clock.monotonic()
+        begun, changes = self.clock.monotonic(), self.roster.changes
         try:
             numbers = await self.store.claim([wish.claim for wish in wishes])
         except BaseException:
@@ -280,14 +307,18 @@ class Scheduler:
             claimed.append(events.SlotClaimed(ts=claim.at, **run_fields(live)))
             if wish.until is not None:
                 self.runs.hold(live, wish.until)
-                if entry.paused:  # while it was being claimed
-                    self._judge.take_back(entry, PAUSED)
                 continue
             delay = 0.0
             if claim.slot is not None and claim.at - claim.slot > misfire.TOLERANCE:
                 delay = catchups * STAGGER_SECONDS
                 catchups += 1
             self.runs.enlist(live, delay=delay)
+        if self.roster.changes != changes:  # while they were being claimed
+            for entry in {wish.entry for wish in wishes}:
+                if self.roster.entries.get(entry.job.name) is entry:
+                    self.roster.take_back_moot(entry)
+                else:
+                    self._take_back_removed(entry)
         # Starts are on their way before the telling, which still comes first: attempts begin with the
         # loop's next turn.
         self.runs.pump()

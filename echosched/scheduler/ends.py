@@ -6,13 +6,16 @@ Commit before telling, so that nobody hears of a run that the store forgot.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import logging
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from echosched.model import Ended
 from echosched.protocols import Clock, Store
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.queue import StartQueue
+
+log = logging.getLogger(__name__)
 
 TOLD_AT_ONCE = 10
 """How many committed ends are told and settled in one turn of the loop: less than 1 ms."""
@@ -81,7 +84,7 @@ class Ends:
                 await self._collect()
                 batch, self._waiting = self._waiting, []
                 begun = self._clock.monotonic()
-                recorded = await self._store.finish([ended for _, ended in batch])
+                recorded = await self._record([ended for _, ended in batch])
                 self._on_write(self._clock.monotonic() - begun)
                 for count, ((live, ended), fresh) in enumerate(zip(batch, recorded, strict=True), 1):
                     self._told(live, ended, fresh)
@@ -90,6 +93,22 @@ class Ends:
         finally:
             self._settled.set()
             self._at_rest()
+
+    async def _record(self, ends: Sequence[Ended]) -> list[bool]:
+        """Commit *ends*; if the store refuses them, each for itself: one must not cost the others."""
+        try:
+            return await self._store.finish(ends)
+        except Exception:
+            log.exception("ends cannot be recorded; each is tried again for itself")
+        recorded = []
+        for ended in ends:
+            try:
+                recorded += await self._store.finish([ended])
+            except Exception:
+                # The next worker finds the row as it is and the process gone.
+                log.exception("run %s of %s: its end cannot be recorded", ended.run, ended.job)
+                recorded.append(False)
+        return recorded
 
     async def _collect(self) -> None:
         if self._queue.placed > CROWD:

@@ -5,7 +5,7 @@ the disk take longer than starting a process: so a slot whose verdict cannot cha
 its job is under way) is claimed up to :data:`AHEAD_SECONDS` early, durably, and its run is held until the
 very instant. Then nothing is left to do but to start it. A crash in between leaves a claim without a start,
 which the next worker makes good (:mod:`~echosched.scheduler.recovery`); a pause or a reload in between
-takes the run back, with a reason.
+takes the run back, with a reason, and so does a manual run that began in between and that it may not overlap.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Judge:
         self, entry: Entry, verdict: misfire.Verdict, now: datetime, *, until: float | None = None
     ) -> Wish:
         runs = entry.unended
-        waiting = entry.claiming + sum(not live.placed for live in runs)
+        # A run that waits for its next attempt has begun.
+        waiting = entry.claiming + sum(not live.placed and live.attempt == 1 for live in runs)
         earlier = runs[0].run if runs else None
         decision = overlap.judge(
             entry.job.policy.overlap, len(runs) + entry.claiming, waiting, earlier=earlier

@@ -1,8 +1,8 @@
 """Which waiting run starts next.
 
-A run needs a place (``max_concurrent``), room in its concurrency group, and, if it is exclusive, a job
-without a running run. Whoever lacks only the first waits in one heap; whoever lacks one of the others
-is parked under that obstacle, so that a thousand blocked runs cost nothing while they wait.
+A run needs a place (``max_concurrent``), room in its concurrency group, and, if it is exclusive or its job may
+not overlap itself, a job without a running run. Whoever lacks only the first waits in one heap; whoever lacks
+one of the others is parked under that obstacle, so that a thousand blocked runs cost nothing while they wait.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 from datetime import datetime
 from typing import Any
 
+from echosched.model import Overlap
 from echosched.scheduler.entries import Entry, LiveRun
 
 Obstacle = tuple[str, str]
@@ -83,9 +84,10 @@ class StartQueue:
             self._unpark(("group", group))
 
     def _obstacle(self, live: LiveRun) -> Obstacle | None:
-        if live.exclusive and self._in_job.get(live.entry, 0):
-            return ("job", live.entry.job.name)
         policy = live.job.policy
+        alone = live.exclusive or policy.overlap is not Overlap.ALLOW
+        if alone and self._in_job.get(live.entry, 0):
+            return ("job", live.entry.job.name)
         group = policy.concurrency_group
         if group is not None and self._in_group.get(group, 0) >= policy.concurrency_limit:
             return ("group", group)

@@ -20,6 +20,7 @@ CHUNK = 2000
 """How many due slots of one job are handed out at a time after a long absence."""
 
 PAUSED = "its job was paused before it came"
+CHANGED = "its job was changed before it came"
 """Why a slot that was claimed early is taken back."""
 
 Jitter = Callable[[str, datetime, timedelta], float]
@@ -57,6 +58,8 @@ class Roster:
         self._ahead = ahead
         self.absent_until: datetime | None = None
         """Nobody ran until then: what came due is a misfire. Set by who knows that no worker was there before."""
+        self.changes = 0
+        """Grows with each reload and each pause: whoever waited for something meanwhile looks at the jobs again."""
 
     async def load(self, jobs: Mapping[str, Job]) -> None:
         """Take *jobs* into force, with what the store remembers of them."""
@@ -216,6 +219,7 @@ class Roster:
     def set_paused(self, entry: Entry, *, paused: bool) -> None:
         """Let the entry's slots come due or not from now on, whoever decided it; saves and tells nothing."""
         entry.paused = paused
+        self.changes += 1
         if paused:
             self._take_back(entry, PAUSED)
         self.arm(entry)
@@ -288,6 +292,7 @@ class Roster:
             dirty.append(entry)
         dirty += [entry for name in changed if self._replace(entry := self.entries[name], jobs[name], now)]
         self._link()
+        self.changes += 1
         if dirty:
             await self._store.save_jobs([entry.record() for entry in dirty])
         for entry in dirty:
@@ -316,9 +321,13 @@ class Roster:
             entry.parked = None
             entry.cursor_at = now
             entry.adopt_schedule(now)
-            if not all(_has(entry, live.slot) for live in entry.held):
-                self._take_back(entry, "its job was changed before it came")
+            self.take_back_moot(entry)
         return moved
+
+    def take_back_moot(self, entry: Entry) -> None:
+        """Let no run start that is held for a slot which the job, paused or changed meanwhile, has no more."""
+        if not all(_has(entry, live.slot) for live in entry.held):
+            self._take_back(entry, PAUSED if entry.paused else CHANGED)
 
 
 def _has(entry: Entry, slot: datetime | None) -> bool:

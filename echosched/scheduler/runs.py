@@ -17,8 +17,18 @@ from typing import Any
 
 from echosched import events
 from echosched.errors import ExecutionError, NotFound
-from echosched.model import Attempt, CommandAction, Ended, PythonAction, Result, Run, Started, State
-from echosched.policy import retry
+from echosched.model import (
+    Attempt,
+    CommandAction,
+    Ended,
+    Overlap,
+    PythonAction,
+    Result,
+    Run,
+    Started,
+    State,
+)
+from echosched.policy import overlap, retry
 from echosched.protocols import Clock, Execution, Executor, Store
 from echosched.scheduler.ends import Ends
 from echosched.scheduler.entries import LiveRun
@@ -115,7 +125,11 @@ class Runs:
         """Start what was held until *epoch* or earlier; tell whether there was anything."""
         due = self.held.pop_due(epoch, RELEASED_AT_ONCE)
         for _, live in due:
-            live.handle = None
+            live.handle, live.ahead = None, False
+            if len(live.entry.active) > 1 and (earlier := _in_the_way(live)) is not None:
+                verdict = overlap.judge(Overlap.SKIP, 1, 0, earlier=earlier.run)
+                self._end_unbegun(live, State.SKIPPED, verdict.reason or "")
+                continue
             self.queue.add(live)
         if due:
             self.pump()
@@ -153,7 +167,12 @@ class Runs:
     async def _arm(self) -> None:
         """Make the right to start durable, for all that got a place in this turn of the loop."""
         batch, self._unarmed = self._unarmed, []
-        await self._store.starting([live.run for live in batch])
+        try:
+            await self._store.starting([live.run for live in batch])
+        except Exception as error:  # noqa: BLE001 - told as the reason; their places must not be lost
+            for live in batch:
+                self._refused(live, error)
+            return
         for live in batch:
             live.armed = True
             self._begin(live)
@@ -164,7 +183,7 @@ class Runs:
         """Carry out one attempt, from spawn to result. Nothing that a job does may escape from here."""
         soon = asyncio.get_running_loop().call_soon
         if live.cancelled is not None:  # before it began
-            soon(self._ended, live, Result(live.cancelled[0], error=live.cancelled[1]))
+            soon(self._end_unbegun, live, *live.cancelled)
             return
         if self.may_begin is not None and not self.may_begin(live):
             return
@@ -291,6 +310,9 @@ class Runs:
             self._quiet.set()
 
     def _again(self, live: LiveRun, delay: float) -> None:
+        if live.cancelled is not None:  # while the end of the last attempt was being committed
+            self._end_unbegun(live, *live.cancelled)
+            return
         self.enlist(live, delay=delay)
         self.pump()
 
@@ -335,8 +357,8 @@ class Runs:
         """End *live* with *state* and *reason*; a second call changes nothing."""
         if live.cancelled is not None:
             return
-        live.cancelled = (state, reason)
         if live.placed:
+            live.cancelled = (state, reason)
             # Between arming and spawning there is no execution yet: the attempt looks at `cancelled` itself.
             if live.execution is not None:
                 live.execution.cancel(reason, state=state, kill_after=live.job.policy.kill_after)
@@ -345,7 +367,12 @@ class Runs:
             live.handle.cancel()
             live.handle = None
         elif not self.queue.discard(live):
-            return  # its end is being committed already
+            live.cancelled = (state, reason)
+            return  # an attempt's end is being committed: its last one's, or the next one will not be begun
+        self._end_unbegun(live, state, reason)
+
+    def _end_unbegun(self, live: LiveRun, state: State, reason: str) -> None:
+        live.cancelled = (state, reason)
         self._ended(live, Result(state, error=reason))
 
     async def wait(self, run: int) -> Run:
@@ -376,6 +403,13 @@ class Runs:
         except TimeoutError:
             return False
         return True
+
+
+def _in_the_way(live: LiveRun) -> LiveRun | None:
+    """Return the run for which *live*, whose slot has come, is skipped: one that began after it had been claimed."""
+    if live.job.policy.overlap is not Overlap.SKIP:
+        return None
+    return next((other for other in live.entry.unended if other is not live), None)
 
 
 def _finished(live: LiveRun, result: Result) -> bool:

@@ -18,6 +18,7 @@ from echosched.testing import FakeClock, MemoryStore, RecordingSink
 from tests.scripted import ScriptedExecution
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
+AHEAD = timedelta(seconds=0.2)
 
 
 class ScriptedExecutor:
@@ -89,6 +90,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def advance(rig: Rig, by: timedelta) -> None:
+    """Let *by* pass at once."""
+    rig.clock.advance(by)
+    await settle()
+
+
 def make_scheduler(
     clock: FakeClock, store: MemoryStore, sink: RecordingSink, executor: ScriptedExecutor, **options: Any
 ) -> Scheduler:
@@ -122,3 +129,10 @@ async def rig() -> AsyncIterator[Rig]:
         execution.cancel("test over", state=State.CANCELLED, kill_after=timedelta(0))
     await settle()
     await store.close()
+
+
+@pytest.fixture
+def early(rig: Rig) -> Rig:
+    """A scheduler that claims a little before slots come, as a daemon does."""
+    rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
+    return rig

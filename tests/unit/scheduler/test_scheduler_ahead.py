@@ -14,22 +14,10 @@ from echosched.model import Attempt, Catchup, Claim, Ended, Job, Overlap, State
 from echosched.scheduler import runs
 from echosched.scheduler.recovery import Evidence, recover
 
-from .conftest import START, Rig, make_job, make_scheduler, settle
+from .conftest import AHEAD, START, Rig, advance, make_job, make_scheduler, settle
 
 MINUTE = timedelta(minutes=1)
-AHEAD = timedelta(seconds=0.2)
 SOON = timedelta(seconds=0.1)  # well within what is claimed ahead
-
-
-@pytest.fixture
-def early(rig: Rig) -> Rig:
-    rig.scheduler = make_scheduler(rig.clock, rig.store, rig.sink, rig.executor, ahead=AHEAD.total_seconds())
-    return rig
-
-
-async def advance(rig: Rig, by: timedelta) -> None:
-    rig.clock.advance(by)
-    await settle()
 
 
 async def test_a_slot_is_claimed_before_it_comes_and_started_when_it_comes(early: Rig) -> None:
