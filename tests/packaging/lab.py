@@ -46,6 +46,8 @@ RECIPES: dict[str, list[str]] = {
     ],
 }
 RECIPE_VERSION = 1
+PATIENCE_SECONDS = 180
+"""How long a command, or a change that a test waits for, may take: what hangs takes longer on any machine."""
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -177,7 +179,7 @@ class Chroot:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 120) -> Completed:
+    def run(self, script: str, *, check: bool = True, timeout: float = PATIENCE_SECONDS) -> Completed:
         """Run a shell script in the root; it and all its children end with it."""
         inner = f"mount -t proc proc /proc; ip link set lo up 2>/dev/null; exec sh -ec {shlex.quote(script)}"
         argv = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--"]
@@ -245,7 +247,7 @@ class Container:
         # Still root, or already the user: chroot changes that last.
         return int(children[0]) if _ids(int(children[0]))[1] == self.uid else 0
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 60) -> Completed:
+    def run(self, script: str, *, check: bool = True, timeout: float = PATIENCE_SECONDS) -> Completed:
         """Run a shell script in the container with the rights and the environment of its process 1."""
         leader = self.leader
         if not leader:
@@ -256,7 +258,7 @@ class Container:
             [*argv, "env", "-i", *filter(None, variables), "sh", "-c", script], check=check, timeout=timeout
         )
 
-    def until(self, condition: Callable[[], bool], timeout: float = 30, what: str = "") -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = PATIENCE_SECONDS, what: str = "") -> None:
         """Wait until *condition* is true."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -264,7 +266,7 @@ class Container:
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{said}"
             time.sleep(0.1)
 
-    def end(self, timeout: float = 60) -> int:
+    def end(self, timeout: float = PATIENCE_SECONDS) -> int:
         """Send TERM to process 1, as a container runtime does, and return its exit code."""
         os.kill(self.leader, signal.SIGTERM)
         return self.process.wait(timeout=timeout)
@@ -322,7 +324,7 @@ class Machine:
             ready = "systemctl is-system-running | grep -qE 'running|degraded'"
         else:
             ready = "test -e /run/utmp && runlevel | grep -q ' 2' && ! pgrep -x rc >/dev/null && ! pgrep -x startpar"
-        self.until(ready, timeout=60)
+        self.until(ready)
 
     def _join_groups(self) -> None:
         for group in self.groups:
@@ -340,7 +342,12 @@ class Machine:
         return 0
 
     def run(
-        self, script: str, *, check: bool = True, timeout: float = 60, text: str | None = None
+        self,
+        script: str,
+        *,
+        check: bool = True,
+        timeout: float = PATIENCE_SECONDS,
+        text: str | None = None,
     ) -> Completed:
         """Run a shell script in the machine as root and return what it came to."""
         leader = self.leader
@@ -356,7 +363,9 @@ class Machine:
         """Return what a shell script in the machine prints, stripped."""
         return self.run(script).out.strip()
 
-    def until(self, condition: str | Callable[[], bool], timeout: float = 30, what: str = "") -> None:
+    def until(
+        self, condition: str | Callable[[], bool], timeout: float = PATIENCE_SECONDS, what: str = ""
+    ) -> None:
         """Wait until a shell condition in the machine, or a callable, is true."""
         deadline = time.monotonic() + timeout
         while True:
@@ -387,7 +396,7 @@ class Machine:
         """Shut the system down in order and wait for its end."""
         assert self.nspawn is not None
         self.run("systemctl poweroff" if self.kind == "systemd" else "shutdown -h now", check=False)
-        self.nspawn.wait(timeout=120)
+        self.nspawn.wait(timeout=PATIENCE_SECONDS)
 
     def close(self) -> None:
         """End the machine, whatever state it is in."""
@@ -396,7 +405,7 @@ class Machine:
             if leader:
                 os.kill(leader, signal.SIGKILL)  # the whole PID namespace goes with it
             try:
-                self.nspawn.wait(timeout=10)
+                self.nspawn.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.nspawn.kill()
                 self.nspawn.wait()
