@@ -300,7 +300,7 @@ def test_an_upgrade_keeps_running_jobs_and_the_configuration(box: Any, newer_deb
 
 @on_both
 def test_a_reboot_catches_up_once(box: Any) -> None:
-    due = datetime.now(UTC) + timedelta(seconds=30)
+    due = datetime.now(UTC) + timedelta(seconds=12)
     box.job("missed", schedule=due.strftime("at %Y-%m-%dT%H:%M:%SZ"), command=f"echo run >> {STATE}/missed")
     box.machine.power_off()
     assert datetime.now(UTC) < due, "the machine must be down when the slot comes due"
@@ -320,6 +320,8 @@ def test_a_reboot_catches_up_once(box: Any) -> None:
 
 @on_both
 def test_removal_stops_it_and_keeps_configuration_and_history(box: Any) -> None:
+    # As the watchdog above: the default grace, ten seconds for the job to end by itself, says nothing of the package.
+    box.run(f"sed -i 's/^.daemon.$/[daemon]\\ngrace = \"1s\"/' {CONFIG}")
     box.job("orphan", schedule="every 1s", command="exec sleep 1000", overlap="skip")
     box.until("pgrep -f '[s]leep 1000'", what="a running job")
     pid = box.status()["pid"]

@@ -1,4 +1,4 @@
-"""What holds for all unit tests: files get the modes that the program gives them, whatever the caller's umask."""
+"""What holds for all unit tests: a machine may be slow, and its user may have any umask."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# On top of the profile that is there: Hypothesis has one of its own for CI, which knows no deadline either.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True, scope="session")
