@@ -79,7 +79,7 @@ def debian_sources() -> list[str]:
     command = ["apt-get", "indextargets", "--format", wanted, "Created-By: Packages", "Origin: Debian"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     if not lines:  # apt knows an archive's origin only from its downloaded lists
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "update", "-qq", "-o", "Acquire::Retries=5"], check=True)
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return sorted(set(lines))
 
@@ -117,6 +117,7 @@ def _make_root(place: Path, packages: list[str]) -> None:
         assert codename is not None
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={','.join(packages)}"]
         command += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=force-unsafe-io"]
+        command += ['--aptopt=Acquire::Retries "5"']  # a mirror may fail to answer once
         command += [
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-include=/usr/share/doc/echosched*",

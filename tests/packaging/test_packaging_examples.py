@@ -117,14 +117,14 @@ def test_the_container_reaps_what_jobs_leave_behind(start: Start) -> None:
 
 def test_the_container_ends_cleanly_within_its_grace(start: Start) -> None:
     job = '[job.deaf]\nschedule = "@boot"\ncommand = "trap : TERM; : > /tmp/deaf; while :; do sleep 0.2; done"\n'
-    config = '[daemon]\ngrace = "2s"\n' + job
+    config = '[daemon]\ngrace = "2s"\n' + job + 'kill_after = "1s"\n'
     container = start(config)
     # A job that is noted as running may not have come to its trap yet; nobody would be deaf then.
     container.until(lambda: container.run("test -e /tmp/deaf", check=False).code == 0, what="a deaf job")
     assert [run["state"] for run in runs(container, "deaf")] == ["running"]
     began = time.monotonic()
     assert container.end() == 0
-    # 2 s of grace, 5 s from TERM to KILL; the machine may be busy, but not longer than runtimes wait.
+    # 2 s of grace, one from TERM to KILL; the machine may be busy, but not longer than runtimes wait.
     assert 2 < time.monotonic() - began < 25
     assert '"event":"shutdown"' in container.log.read_text()
 

@@ -227,9 +227,8 @@ async def test_files_that_cannot_be_looked_at_are_an_outside_fault(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr("echosched.store.schema.reading_mode", refuse)
-        store._writer._connection.close()
-        with pytest.raises(StoreError):
-            await store.claim([claim_of("a")])
+        with pytest.raises(StoreError):  # in the writer's own thread, which may be looking at it
+            await store._writer.submit(lambda connection: connection.close())
         with pytest.raises(StoreUnavailable, match="Permission denied"):
             await store.claim([claim_of("a")])
     assert (await store.claim([claim_of("a")]))[0] is not None
