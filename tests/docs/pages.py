@@ -19,13 +19,21 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from echosched.config.load import load
+from echosched.config.paths import resolve_paths
+from echosched.errors import ConfigError
+from echosched.protocols import Schedule
+
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# ([\w./-]+\.\w+|[\w./-]*crontab)\n")
+START = re.compile(r"\bechoschedd (?:service )?(?:start|--foreground)\b")
 ANY = "…"
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
+QUIET_SECONDS = 20.0
 
 
 class Example(NamedTuple):
@@ -170,6 +178,31 @@ class Shell:
                 stream.close()
 
 
+def until_quiet(schedules: list[Schedule], now: datetime) -> timedelta:
+    """Return how long after *now* no slot is near, as far as that can be.
+
+    Pages count runs; a slot that comes due between two commands is one run more than they show.
+    """
+    wait = timedelta(0)
+    for schedule in schedules:
+        slot = schedule.next_after(now)
+        after = None if slot is None else schedule.next_after(slot)
+        if slot is None or after is None or after - slot < timedelta(seconds=5):
+            continue  # once, or too often for a page to count on its absence
+        near = min(timedelta(seconds=QUIET_SECONDS), (after - slot) * 0.9)
+        if slot - now < near:
+            wait = max(wait, slot - now + timedelta(seconds=0.1))
+    return wait
+
+
+def _schedules(directory: Path) -> list[Schedule]:
+    try:
+        config = load(paths=resolve_paths(str(directory), environ={}))
+    except ConfigError:
+        return []  # some pages show what that looks like
+    return [job.schedule for job in config.jobs.values() if job.schedule is not None]
+
+
 def replay(page: Path, directory: Path, shell: Shell) -> Iterator[str]:
     """Write the files and run the commands of *page*; yield what differs, with the line."""
     for item in read(page):
@@ -179,6 +212,8 @@ def replay(page: Path, directory: Path, shell: Shell) -> Iterator[str]:
             place.write_text(item.text)
             place.chmod(0o640)
             continue
+        if START.search(item.command):
+            time.sleep(until_quiet(_schedules(directory), datetime.now(UTC)).total_seconds())
         wrong = mismatch(item.shown, shell.run(item.command))
         if wrong is not None:
             yield f"{page.name}:{item.line}: $ {item.command}\n{wrong}"

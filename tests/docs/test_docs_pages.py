@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+
+from echosched.schedule import parse_schedule
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -67,10 +70,10 @@ def shell(directory: Path, tmp_path: Path, request: pytest.FixtureRequest) -> It
     stops = [["stop", "--force", "--home", str(home)] for home in homes]
     for words in (*stops, ["service", "stop"], ["stop", "--force"]):
         command = [sys.executable, "-m", "echosched.cli", *words]
-        subprocess.run(command, env=environ, timeout=90, check=False, stdout=subprocess.DEVNULL)
+        subprocess.run(command, env=environ, timeout=240, check=False, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_page_is_true(page: Path, directory: Path, shell: pages.Shell) -> None:
     differences = list(pages.replay(page, directory, shell))
@@ -128,6 +131,23 @@ def test_a_page_is_read_in_order(tmp_path: Path) -> None:
         pages.Example(8, "echo one \\\n    two", ["one two"]),
         pages.Example(11, "for i in 1\ndo echo $i; done", ["1"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("schedules", "at", "seconds"),
+    [
+        (["every 10s"], "07:58:07", 3.1),  # the slot that comes is let pass: nine seconds follow without one
+        (["every 10s from 2026-01-01T00:00:06Z"], "07:58:07", 0.0),
+        (["* * * * *", "0 8 * * *"], "07:58:07", 0.0),
+        (["* * * * *", "0 8 * * *"], "07:59:47", 13.1),
+        (["every 1s", "at 2026-01-01T08:00:00Z"], "07:59:59", 0.0),  # nothing to wait for that would help
+    ],
+)
+def test_a_daemon_is_started_where_no_slot_is_near(schedules: list[str], at: str, seconds: float) -> None:
+    wait = pages.until_quiet(
+        [parse_schedule(text) for text in schedules], datetime.fromisoformat(f"2026-01-01T{at}Z")
+    )
+    assert wait.total_seconds() == seconds
 
 
 def test_a_page_that_lies_is_caught(directory: Path, shell: pages.Shell) -> None:

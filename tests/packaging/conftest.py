@@ -23,6 +23,8 @@ NEXT_VERSION = "0.1.0+next"
 @pytest.fixture(scope="session")
 def bootable() -> None:
     """Skip where no system can be booted; in CI that is a failure, not a skip."""
+    # What is made here is for other accounts to read, among it the machines' own root directory.
+    os.umask(0o022)
     if why := lab.missing():
         if os.environ.get("CI"):
             pytest.fail(f"CI runs these tests as root with everything installed, but {why}")
@@ -51,7 +53,7 @@ def packages(build_root: lab.Chroot, tmp_path_factory: pytest.TempPathFactory) -
         "chown -R nobody /build; cd /build/echosched;"
         " setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/build/home"
         " dpkg-buildpackage --no-sign > /build/build.log 2>&1 || { tail -n 100 /build/build.log; exit 1; }",
-        timeout=500,
+        timeout=1500,
     )
     target = tmp_path_factory.mktemp("packages")
     for file in home.iterdir():
@@ -86,7 +88,7 @@ class Box:
         for deb in debs:
             shutil.copy(deb, self.machine.place / "root" / deb.name)
         names = " ".join(f"/root/{deb.name}" for deb in debs)
-        done = self.run(f"apt-get install -y --no-install-recommends {names}", timeout=180)
+        done = self.run(f"apt-get install -y --no-install-recommends {names}", timeout=600)
         self.run(f"rm {names}")
         return done
 
@@ -110,9 +112,9 @@ class Box:
         found: list[dict[str, Any]] = json.loads(self.out(f"echoschedd history {job} --json -n 500"))
         return found
 
-    def outcome(self, job: str, timeout: float = 60) -> dict[str, Any]:
+    def outcome(self, job: str) -> dict[str, Any]:
         """Wait until the only run of a job has ended, and return it."""
-        self.until(lambda: self.settled(job), timeout=timeout, what=f"the end of {job}")
+        self.until(lambda: self.settled(job), what=f"the end of {job}")
         return self.history(job)[0]
 
     def settled(self, job: str) -> bool:
@@ -120,9 +122,9 @@ class Box:
         runs = self.history(job)
         return bool(runs) and all(run["state"] not in ("queued", "running") for run in runs)
 
-    def wait_ok(self, timeout: float = 60) -> dict[str, Any]:
+    def wait_ok(self) -> dict[str, Any]:
         """Wait until the daemon is well, and return its status."""
-        self.until(lambda: self.status()["health"] == "ok", timeout=timeout, what="health ok")
+        self.until(lambda: self.status()["health"] == "ok", what="health ok")
         return self.status()
 
     def service(self, verb: str) -> int:

@@ -46,6 +46,8 @@ RECIPES: dict[str, list[str]] = {
     ],
 }
 RECIPE_VERSION = 1
+PATIENCE_SECONDS = 180
+"""How long a command, or a change that a test waits for, may take: what hangs takes longer on any machine."""
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -77,7 +79,7 @@ def debian_sources() -> list[str]:
     command = ["apt-get", "indextargets", "--format", wanted, "Created-By: Packages", "Origin: Debian"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     if not lines:  # apt knows an archive's origin only from its downloaded lists
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "update", "-qq", "-o", "Acquire::Retries=5"], check=True)
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return sorted(set(lines))
 
@@ -115,6 +117,7 @@ def _make_root(place: Path, packages: list[str]) -> None:
         assert codename is not None
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={','.join(packages)}"]
         command += ["--aptopt=Apt::Install-Recommends false", "--dpkgopt=force-unsafe-io"]
+        command += ['--aptopt=Acquire::Retries "5"']  # a mirror may fail to answer once
         command += [
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-include=/usr/share/doc/echosched*",
@@ -177,7 +180,7 @@ class Chroot:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 120) -> Completed:
+    def run(self, script: str, *, check: bool = True, timeout: float = PATIENCE_SECONDS) -> Completed:
         """Run a shell script in the root; it and all its children end with it."""
         inner = f"mount -t proc proc /proc; ip link set lo up 2>/dev/null; exec sh -ec {shlex.quote(script)}"
         argv = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--"]
@@ -245,7 +248,7 @@ class Container:
         # Still root, or already the user: chroot changes that last.
         return int(children[0]) if _ids(int(children[0]))[1] == self.uid else 0
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 60) -> Completed:
+    def run(self, script: str, *, check: bool = True, timeout: float = PATIENCE_SECONDS) -> Completed:
         """Run a shell script in the container with the rights and the environment of its process 1."""
         leader = self.leader
         if not leader:
@@ -256,7 +259,7 @@ class Container:
             [*argv, "env", "-i", *filter(None, variables), "sh", "-c", script], check=check, timeout=timeout
         )
 
-    def until(self, condition: Callable[[], bool], timeout: float = 30, what: str = "") -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = PATIENCE_SECONDS, what: str = "") -> None:
         """Wait until *condition* is true."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -264,7 +267,7 @@ class Container:
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{said}"
             time.sleep(0.1)
 
-    def end(self, timeout: float = 60) -> int:
+    def end(self, timeout: float = PATIENCE_SECONDS) -> int:
         """Send TERM to process 1, as a container runtime does, and return its exit code."""
         os.kill(self.leader, signal.SIGTERM)
         return self.process.wait(timeout=timeout)
@@ -322,7 +325,7 @@ class Machine:
             ready = "systemctl is-system-running | grep -qE 'running|degraded'"
         else:
             ready = "test -e /run/utmp && runlevel | grep -q ' 2' && ! pgrep -x rc >/dev/null && ! pgrep -x startpar"
-        self.until(ready, timeout=60)
+        self.until(ready)
 
     def _join_groups(self) -> None:
         for group in self.groups:
@@ -340,7 +343,12 @@ class Machine:
         return 0
 
     def run(
-        self, script: str, *, check: bool = True, timeout: float = 60, text: str | None = None
+        self,
+        script: str,
+        *,
+        check: bool = True,
+        timeout: float = PATIENCE_SECONDS,
+        text: str | None = None,
     ) -> Completed:
         """Run a shell script in the machine as root and return what it came to."""
         leader = self.leader
@@ -356,7 +364,9 @@ class Machine:
         """Return what a shell script in the machine prints, stripped."""
         return self.run(script).out.strip()
 
-    def until(self, condition: str | Callable[[], bool], timeout: float = 30, what: str = "") -> None:
+    def until(
+        self, condition: str | Callable[[], bool], timeout: float = PATIENCE_SECONDS, what: str = ""
+    ) -> None:
         """Wait until a shell condition in the machine, or a callable, is true."""
         deadline = time.monotonic() + timeout
         while True:
@@ -387,7 +397,7 @@ class Machine:
         """Shut the system down in order and wait for its end."""
         assert self.nspawn is not None
         self.run("systemctl poweroff" if self.kind == "systemd" else "shutdown -h now", check=False)
-        self.nspawn.wait(timeout=120)
+        self.nspawn.wait(timeout=PATIENCE_SECONDS)
 
     def close(self) -> None:
         """End the machine, whatever state it is in."""
@@ -396,7 +406,7 @@ class Machine:
             if leader:
                 os.kill(leader, signal.SIGKILL)  # the whole PID namespace goes with it
             try:
-                self.nspawn.wait(timeout=10)
+                self.nspawn.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.nspawn.kill()
                 self.nspawn.wait()

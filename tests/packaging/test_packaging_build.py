@@ -9,7 +9,7 @@ from pathlib import Path
 import lab
 import pytest
 
-pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(1800)]
 MINE = ("echosched.3", "echosched.toml.5", "echosched-crontab.5", "echoschedd.8")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import lab
 import pytest
 
-pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.packaging, pytest.mark.root, pytest.mark.timeout(1800)]
 EXAMPLES = lab.SOURCE / "etc/examples"
 BEAT = '[job.beat]\nschedule = "every 1s"\ncommand = "echo fired"\n'
 
@@ -43,7 +43,7 @@ def installed(build_root: lab.Chroot, debs: list[Path]) -> lab.Chroot:
     policy.chmod(0o755)
     build_root.run(
         "dpkg -i /debs/*.deb && install -d -o echosched -g echosched -m 0750 /data && mkdir /config",
-        timeout=180,
+        timeout=600,
     )
     return build_root
 
@@ -116,15 +116,15 @@ def test_the_container_reaps_what_jobs_leave_behind(start: Start) -> None:
 
 
 def test_the_container_ends_cleanly_within_its_grace(start: Start) -> None:
-    job = '[job.deaf]\nschedule = "@boot"\ncommand = "trap : TERM; while :; do sleep 0.2; done"\n'
-    config = '[daemon]\ngrace = "2s"\n' + job
+    job = '[job.deaf]\nschedule = "@boot"\ncommand = "trap : TERM; : > /tmp/deaf; while :; do sleep 0.2; done"\n'
+    config = '[daemon]\ngrace = "2s"\n' + job + 'kill_after = "1s"\n'
     container = start(config)
-    container.until(
-        lambda: any(run["state"] == "running" for run in runs(container, "deaf")), what="a running job"
-    )
+    # A job that is noted as running may not have come to its trap yet; nobody would be deaf then.
+    container.until(lambda: container.run("test -e /tmp/deaf", check=False).code == 0, what="a deaf job")
+    assert [run["state"] for run in runs(container, "deaf")] == ["running"]
     began = time.monotonic()
     assert container.end() == 0
-    # 2 s of grace, 5 s from TERM to KILL; the machine may be busy, but not longer than runtimes wait.
+    # 2 s of grace, one from TERM to KILL; the machine may be busy, but not longer than runtimes wait.
     assert 2 < time.monotonic() - began < 25
     assert '"event":"shutdown"' in container.log.read_text()
 
@@ -137,7 +137,7 @@ def test_the_container_works_with_its_standard_input_closed(start: Start) -> Non
 
 def test_a_bad_configuration_ends_the_container_with_the_reason(start: Start) -> None:
     container = start('[job.bad]\nschedule = "61 * * * *"\ncommand = "true"\n')
-    assert container.process.wait(timeout=60) == 6
+    assert container.process.wait(timeout=lab.PATIENCE_SECONDS) == 6
     assert "61" in container.log.read_text()
 
 
@@ -154,7 +154,6 @@ def test_the_container_goes_on_when_its_volume_is_full(start: Start) -> None:
     container.run("rm /data/filler")
     container.until(
         lambda: json.loads(container.run("echoschedd status --json").out)["health"] == "ok",
-        timeout=60,
         what="health ok again",
     )
     count = fired(container)
@@ -228,7 +227,7 @@ def test_the_probes_of_kubernetes_tell_health(
 # ── other supervisors ─────────────────────────────────────────────────────────────────────────
 
 
-def in_home(installed: lab.Chroot, script: str, timeout: float = 120) -> str:
+def in_home(installed: lab.Chroot, script: str) -> str:
     """Run a script as an ordinary user in a fresh directory with a configuration, and return what it prints."""
     prepare = "rm -rf /srv/app; install -d -o nobody -g nogroup /srv/app; cd /srv/app;"
     config = f"printf %s {shlex.quote(BEAT)} > echosched.toml"
@@ -239,7 +238,7 @@ def in_home(installed: lab.Chroot, script: str, timeout: float = 120) -> str:
     inner = shlex.quote(f"set -e; cd /srv/app; {config}; {wait} {script}")
     return installed.run(
         f"{prepare} exec setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/srv/app sh -c {inner}",
-        timeout=timeout,
+        timeout=600,
     ).out
 
 
@@ -257,7 +256,7 @@ def test_the_procfile_runs_scheduler_and_web_server(installed: lab.Chroot) -> No
         f" fired .echosched;"
         f" sh -c {shlex.quote('exec ' + procfile()['web'])} > /srv/app/w.log 2>&1 & web=$!; tries=0;"
         f" until python3 -c {shlex.quote(ask)} 2>/dev/null; do tries=$((tries + 1));"
-        f" [ $tries -lt 150 ] || {{ cat /srv/app/w.log; exit 1; }}; sleep 0.2; done;"
+        f" [ $tries -lt 500 ] || {{ cat /srv/app/w.log; exit 1; }}; sleep 0.2; done;"
         f" kill -TERM $web $scheduler; wait $scheduler; echo scheduler $?; wait $web; echo web $?",
     )
     assert out.split() == ["200", "scheduler", "0", "web", "0"]
@@ -290,7 +289,7 @@ def test_supervisord_runs_it_and_stops_it_cleanly(installed: lab.Chroot) -> None
         f"mkdir home; cp echosched.toml home/; printf %s {shlex.quote(main + program)} > conf;"
         " supervisord -c conf > /dev/null 2>&1 & daemon=$!; fired home;"
         " tries=0; until supervisorctl -c conf status | grep RUNNING; do"
-        " tries=$((tries + 1)); [ $tries -lt 50 ]; sleep 0.2; done;"
+        " tries=$((tries + 1)); [ $tries -lt 300 ]; sleep 0.2; done;"
         " pid=$(cat home/echosched.pid); supervisorctl -c conf stop echosched;"
         " ! kill -0 $pid 2>/dev/null; supervisorctl -c conf status || true; supervisorctl -c conf start echosched;"
         " supervisorctl -c conf shutdown; wait $daemon; echoschedd status --home home --json || true",

@@ -18,7 +18,7 @@ import pytest
 pytestmark = [
     pytest.mark.packaging,
     pytest.mark.root,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 on_both = pytest.mark.parametrize("box", ["systemd", "sysv"], indirect=True)
 on_systemd = pytest.mark.parametrize("box", ["systemd"], indirect=True)
@@ -27,9 +27,11 @@ CONFIG = "/etc/echosched/echosched.toml"
 STATE = "/var/lib/echosched"
 
 
-def soon(seconds: float) -> str:
-    """Return an instant from now as an ``at`` schedule has it."""
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("at %Y-%m-%dT%H:%M:%SZ")
+def begin(box: Any, name: str, command: str) -> None:
+    """Have a job under way: begun by hand, since a slot could pass before a slow machine has read of it."""
+    box.job(name, command=command)
+    box.run(f"echoschedd run {name}")
+    box.until(lambda: any(r["state"] == "running" for r in box.history(name)), what="a running job")
 
 
 @on_both
@@ -58,9 +60,7 @@ def test_nobody_else_can_read_the_configuration_or_the_history(box: Any) -> None
 @on_both
 def test_a_job_fires_as_that_user(box: Any) -> None:
     box.job("beat", schedule="every 1s", command="id -un")
-    box.until(
-        lambda: sum(r["state"] == "succeeded" for r in box.history("beat")) >= 2, timeout=60, what="two runs"
-    )
+    box.until(lambda: sum(r["state"] == "succeeded" for r in box.history("beat")) >= 2, what="two runs")
     run = next(r["run"] for r in box.history("beat") if r["state"] == "succeeded")
     assert box.out(f"echoschedd output {run}") == "echosched"
     box.no_jobs()
@@ -181,12 +181,7 @@ def test_init_itself_can_keep_the_daemon_running(box: Any) -> None:
 
 @on_both
 def test_a_killed_worker_is_replaced_under_its_jobs(box: Any) -> None:
-    box.job(
-        "long",
-        schedule=soon(3),
-        command=f"echo begun; until test -e {STATE}/go; do sleep 0.2; done; echo ended; exit 7",
-    )
-    box.until(lambda: any(r["state"] == "running" for r in box.history("long")), what="a running job")
+    begin(box, "long", f"echo begun; until test -e {STATE}/go; do sleep 0.2; done; echo ended; exit 7")
     before = box.status()
     box.run(f"kill -9 {before['worker_pid']}")
     box.until(lambda: box.status()["worker_pid"] not in (None, before["worker_pid"]), what="a new worker")
@@ -203,19 +198,14 @@ def test_a_killed_worker_is_replaced_under_its_jobs(box: Any) -> None:
 
 @on_both
 def test_a_killed_daemon_comes_back_and_keeps_its_jobs(box: Any) -> None:
-    box.job(
-        "kept",
-        schedule=soon(3),
-        command=f"until test -e {STATE}/go; do sleep 0.2; done; echo done > {STATE}/kept",
-    )
-    box.until(lambda: any(r["state"] == "running" for r in box.history("kept")), what="a running job")
+    begin(box, "kept", f"until test -e {STATE}/go; do sleep 0.2; done; echo done > {STATE}/kept")
     before = box.status()
     box.run(f"kill -9 {before['pid']}")
     if box.kind == "sysv":  # nobody restarts it there; the next start finds the job
         box.until(lambda: not box.alive(before["worker_pid"]), what="the worker's end")
         assert box.service("status") == 1
         assert box.service("start") == 0
-    box.until(lambda: box.status()["pid"] not in (None, before["pid"]), timeout=60, what="a new daemon")
+    box.until(lambda: box.status()["pid"] not in (None, before["pid"]), what="a new daemon")
     assert box.wait_ok()["last_exit"]["how"] == "signal 9"
     active = [r for r in box.history("kept") if r["state"] == "running"]
     assert len(active) == 1, "the new daemon watches the job of the old one"
@@ -235,7 +225,6 @@ def test_a_hanging_worker_is_replaced(box: Any) -> None:
     box.run(f"kill -STOP {before['worker_pid']}")
     box.until(
         lambda: box.status()["worker_pid"] not in (None, before["worker_pid"]),
-        timeout=90,
         what="a new worker",
     )
     after = box.wait_ok()
@@ -253,7 +242,7 @@ def test_a_hanging_daemon_is_replaced_by_systemd(box: Any) -> None:
     box.run("systemctl daemon-reload; systemctl restart echosched")
     before = box.wait_ok()
     box.run(f"kill -STOP {before['pid']}")
-    box.until(lambda: box.status()["pid"] not in (None, before["pid"]), timeout=90, what="a new daemon")
+    box.until(lambda: box.status()["pid"] not in (None, before["pid"]), what="a new daemon")
     box.wait_ok()
     assert "watchdog" in box.out("journalctl -u echosched --no-pager | grep -i watchdog | tail -n 3").lower()
     box.run(
@@ -293,12 +282,7 @@ def test_logrotate_signals_nobody_when_the_daemon_is_down(box: Any) -> None:
 @on_both
 def test_an_upgrade_keeps_running_jobs_and_the_configuration(box: Any, newer_debs: list[Path]) -> None:
     box.run(f"echo '# kept' >> {CONFIG}")
-    box.job(
-        "through",
-        schedule=soon(3),
-        command=f"echo begun; until test -e {STATE}/go; do sleep 0.2; done; echo ended; exit 3",
-    )
-    box.until(lambda: any(r["state"] == "running" for r in box.history("through")), what="a running job")
+    begin(box, "through", f"echo begun; until test -e {STATE}/go; do sleep 0.2; done; echo ended; exit 3")
     before = box.wait_ok()
     box.install(newer_debs)
     after = box.wait_ok()
@@ -316,12 +300,12 @@ def test_an_upgrade_keeps_running_jobs_and_the_configuration(box: Any, newer_deb
 
 @on_both
 def test_a_reboot_catches_up_once(box: Any) -> None:
-    due = datetime.now(UTC) + timedelta(seconds=8)
+    due = datetime.now(UTC) + timedelta(seconds=12)
     box.job("missed", schedule=due.strftime("at %Y-%m-%dT%H:%M:%SZ"), command=f"echo run >> {STATE}/missed")
     box.machine.power_off()
     assert datetime.now(UTC) < due, "the machine must be down when the slot comes due"
-    # Up to 30 s late a slot counts as live; what is meant here is a later one.
-    box.rest((due - datetime.now(UTC)).total_seconds() + 31)
+    # What came due while no daemon ran was missed, were it by a second.
+    box.rest((due - datetime.now(UTC)).total_seconds() + 1)
     box.machine.boot()
     box.wait_ok()
     run = box.outcome("missed")
@@ -336,10 +320,12 @@ def test_a_reboot_catches_up_once(box: Any) -> None:
 
 @on_both
 def test_removal_stops_it_and_keeps_configuration_and_history(box: Any) -> None:
+    # As the watchdog above: the default grace, ten seconds for the job to end by itself, says nothing of the package.
+    box.run(f"sed -i 's/^.daemon.$/[daemon]\\ngrace = \"1s\"/' {CONFIG}")
     box.job("orphan", schedule="every 1s", command="exec sleep 1000", overlap="skip")
     box.until("pgrep -f '[s]leep 1000'", what="a running job")
     pid = box.status()["pid"]
-    box.run("apt-get remove -y echosched python3-echosched", timeout=180)
+    box.run("apt-get remove -y echosched python3-echosched", timeout=600)
     assert not box.alive(pid)
     assert box.code("pgrep -f '[s]leep 1000'") == 1, "its jobs went with it"
     assert box.code(f"test -e {CONFIG} && test -e {STATE}/echosched.db && test -e /etc/init.d/echosched") == 0
@@ -348,7 +334,7 @@ def test_removal_stops_it_and_keeps_configuration_and_history(box: Any) -> None:
 
 @on_both
 def test_purge_leaves_nothing(box: Any) -> None:
-    box.run("apt-get purge -y echosched python3-echosched", timeout=180)
+    box.run("apt-get purge -y echosched python3-echosched", timeout=600)
     left = box.out(
         "find / -xdev -iname '*echosched*' -not -path '/proc/*' -not -path '/var/lib/apt/*' 2>/dev/null || true"
     )

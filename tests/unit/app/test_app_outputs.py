@@ -118,7 +118,7 @@ def test_when_half_of_a_directory_is_used_the_next_one_is_made_beside_the_loop(t
         outputs.prepare(run, 1)
     for thread in threading.enumerate():
         if thread.name == "outputs":
-            thread.join(10)
+            thread.join(60)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000", "001"]
     Path(outputs.prepare(1000, 1)).touch()
     Path(outputs.prepare(999, 2)).touch()

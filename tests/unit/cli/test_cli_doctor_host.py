@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_the_version_of_zone_data_is_read_where_distributions_put_it(tmp_path: P
 
 
 def test_few_processes_are_bad(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
     monkeypatch.setattr(doctor_host, "_pids_max", lambda: 100)
     findings = list(doctor_host.limits(paths, None))
     assert [(f.check, f.state) for f in findings] == [("descriptors", "ok"), ("processes", "bad")]

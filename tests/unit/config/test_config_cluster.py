@@ -55,7 +55,8 @@ def test_all_keys_arrive_in_the_configuration(tmp_path: Path) -> None:
 
 
 def test_an_instance_is_called_as_its_host_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read(dsn=DSN).instance == socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "web-7")
+    assert read(dsn=DSN).instance == "web-7"
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
     problems = Problems()
     assert read_cluster({"dsn": DSN}, "f", problems) is None

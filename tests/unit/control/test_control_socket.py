@@ -136,7 +136,7 @@ async def test_a_stream_may_be_silent_for_longer_than_any_answer_takes(tmp_path:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         for line in ({"ok": True, "more": True, "data": "late"}, {"ok": True}):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
             writer.write(protocol.encode(line))
         await writer.drain()
         writer.close()

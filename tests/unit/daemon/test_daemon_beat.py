@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from echosched.daemon import beat as beats
 from echosched.daemon.beat import SIZE, Beat, interval_for, read_pulse
 
 
@@ -22,8 +24,8 @@ def test_a_beat_is_seen_by_a_reader(tmp_path: Path) -> None:
     pulse = read_pulse(path)
     assert pulse is not None
     assert pulse.beats == 2
-    assert pulse.age_seconds < 1
-    assert abs(pulse.wall_micros / 1e6 - time.time()) < 1
+    assert pulse.age_seconds < 60
+    assert abs(pulse.wall_micros / 1e6 - time.time()) < 60
     assert pulse.degraded_since_micros is None
     beat.set_degraded(123)
     assert beat.look().degraded_since_micros == 123
@@ -34,12 +36,13 @@ def test_a_beat_is_seen_by_a_reader(tmp_path: Path) -> None:
     assert os.stat(path).st_mode & 0o777 == 0o640
 
 
-def test_silence_of_more_than_two_beats_is_a_stall(tmp_path: Path) -> None:
+def test_silence_of_more_than_two_beats_is_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beat = Beat(str(tmp_path / "x.beat"))
     beat.reset(1, 5.0)
     pulse = beat.look()
     for age, stalled in ((11.9, False), (12.1, True)):
-        pulse.monotonic_ns = time.monotonic_ns() - int(age * 1e9)
+        now = pulse.monotonic_ns + int(age * 1e9)
+        monkeypatch.setattr(beats, "time", SimpleNamespace(monotonic_ns=lambda now=now: now))
         assert pulse.stalled is stalled
     beat.close()
 

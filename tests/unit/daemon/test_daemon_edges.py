@@ -94,7 +94,7 @@ def test_notifications_are_sent_as_systemd_wants_them(tmp_path: Path) -> None:
         text = manager.recv(999).decode()
         match = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", text)
         assert match
-        assert abs(int(match[1]) / 1e6 - time.monotonic()) < 5
+        assert abs(int(match[1]) / 1e6 - time.monotonic()) < 60
         assert notifier.stopping()
         assert manager.recv(999) == b"STOPPING=1\nSTATUS=stopping"
         assert notifier.watchdog()

@@ -110,7 +110,7 @@ def test_a_supervisor_that_does_not_read_blocks_no_spawner_and_loses_nothing(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=60)
     assert not any(thread.is_alive() for thread in threads)
     pids: list[int] = []
     while len(pids) < 4000:

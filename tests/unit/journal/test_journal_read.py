@@ -194,7 +194,7 @@ async def test_afollow_yields_lines_with_positions(tmp_path):
     waiting = asyncio.ensure_future(anext(lines))
     await asyncio.sleep(0)
     write(path, "b")
-    position, found = await asyncio.wait_for(waiting, 5)
+    position, found = await asyncio.wait_for(waiting, 30)
     assert names([found]) == ["b"]
     await lines.aclose()
     again = Follower(path, position=position)

@@ -43,7 +43,7 @@ def bash(scripts: Path, line: str) -> set[str]:
     """
     assert BASH is not None
     done = subprocess.run(
-        [BASH, "--norc", "-c", ask, "bash", line], capture_output=True, text=True, timeout=20
+        [BASH, "--norc", "-c", ask, "bash", line], capture_output=True, text=True, timeout=60
     )
     assert done.stderr == ""
     return set(done.stdout.split())

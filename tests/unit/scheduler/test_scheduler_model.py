@@ -303,6 +303,7 @@ def verify(world: World, jobs: dict[str, Job], since: datetime, until: datetime)
     return Counter(str(row.state) for row in rows)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_two_years_of_two_hundred_jobs_with_crashes_at_any_write_lose_and_double_nothing(
     seed: int, monkeypatch: pytest.MonkeyPatch

@@ -41,7 +41,7 @@ async def test_starts_that_cannot_be_written_stay_noted(quick: None, error: Stor
     store.started([ONE])
     await store.asked.wait()
     store.answers.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while store._flush_timer is None:
             await asyncio.sleep(0)
     assert store._starts == [ONE]

@@ -13,6 +13,7 @@ import pytest
 from echosched.errors import StoreCorrupt, StoreUnavailable
 from echosched.events import StoreDegraded, StoreRecovered
 from echosched.model import Claim, Ended, JobRecord, ProcessIdentity, Result, Started, State, Trigger
+from echosched.store import badtimes
 from echosched.store.resilient import ResilientStore
 from echosched.store.sqlite import SqliteStore
 from echosched.testing import FakeClock, RecordingSink
@@ -61,7 +62,7 @@ class Bench:
         await self.until_good()
 
     async def until_good(self):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.store.degraded_since is not None:
                 await asyncio.sleep(0.002)
 
@@ -365,7 +366,9 @@ async def test_a_caller_who_gives_up_leaves_memory_in_order(bench):
     call.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await call
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while not await bench.disk.history():  # it goes on without its caller
+            await asyncio.sleep(0.002)
     bench.full()
     (run,) = await bench.store.claim([claim_of("report")])
     await bench.recover()
@@ -536,7 +539,7 @@ class Liar:
     def execute(self, sql, *more):
         if sql == self._disk.hangs_at:
             self._disk.hangs_at = None
-            assert self._disk.goes_on.wait(20)
+            assert self._disk.goes_on.wait(60)
         if sql == "COMMIT" and self._disk.lies:
             lie = self._disk.lies.pop(0)
             if lie == "none":
@@ -562,9 +565,18 @@ class DoubtfulDisk(SqliteStore):
         return Liar(super()._connect_writer(), self)
 
 
+def be_patient(bench, *, patient):
+    """Have the store take a disk that is silent for an instant for one that hangs, or none that is merely slow."""
+    times = bench.store._times
+    times._hang_seconds = 60 if patient else 0.05
+    if times._watch is not None:  # for what was asked before
+        times._watch.cancel()
+        times._watch = None
+
+
 @pytest.fixture
 async def doubtful(tmp_path):
-    bench = Bench(tmp_path / "echosched.db", make=DoubtfulDisk, hang_seconds=0.05)
+    bench = Bench(tmp_path / "echosched.db", make=DoubtfulDisk, hang_seconds=60)
     await bench.store.open()
     yield bench
     bench.disk.lies.clear()
@@ -623,7 +635,7 @@ async def test_a_number_that_two_commits_used_goes_to_the_later_one(doubtful, li
         return taken
 
     def hold(connection):
-        held.wait(20)
+        held.wait(60)
         doubtful.disk.lies += ["none", *lies]  # its own commit goes well
 
     writer._take = take_one
@@ -647,7 +659,8 @@ async def test_a_disk_that_hangs_stops_nobody_and_what_it_did_late_is_ours(doubt
     store, disk = doubtful.store, doubtful.disk
     (before,) = await store.claim([claim_of(minute=0)])
     disk.hangs_at = place
-    async with asyncio.timeout(10):
+    be_patient(doubtful, patient=False)
+    async with asyncio.timeout(60):
         first = asyncio.ensure_future(store.claim([claim_of(minute=1), claim_of(minute=0)]))
         await asyncio.sleep(0.01)
         second = asyncio.ensure_future(store.claim([claim_of(minute=2)]))  # waits behind it
@@ -660,6 +673,7 @@ async def test_a_disk_that_hangs_stops_nobody_and_what_it_did_late_is_ours(doubt
         (third,) = await store.claim([claim_of(minute=3)])
         assert await store.finish([end_of(run)]) == [True]
     assert store.degraded_since is not None
+    be_patient(doubtful, patient=True)
     disk.goes_on.set()
     await doubtful.until_good()
     rows = {r.run: r.state for r in await disk.history()}
@@ -672,18 +686,23 @@ async def test_a_disk_that_hangs_stops_nobody_and_what_it_did_late_is_ours(doubt
 
 async def test_a_store_that_closes_while_the_disk_hangs_says_what_it_could_not_write(doubtful, caplog):
     doubtful.disk.hangs_at = "COMMIT"
+    be_patient(doubtful, patient=False)
     (run,) = await doubtful.store.claim([claim_of()])
     closing = asyncio.ensure_future(doubtful.store.close())
-    await asyncio.sleep(0.5)
-    assert "closes without 1 rows" in caplog.text
+    async with asyncio.timeout(60):
+        while "closes without 1 rows" not in caplog.text:
+            await asyncio.sleep(0.01)
+    be_patient(doubtful, patient=True)
     doubtful.disk.goes_on.set()
     await closing
     await doubtful.store.open()
     assert (await doubtful.disk.get_run(run)).state == State.RUNNING
 
 
-async def test_an_answer_that_is_slow_but_comes_is_no_fault(doubtful):
+async def test_an_answer_that_is_slow_but_comes_is_no_fault(doubtful, monkeypatch):
+    monkeypatch.setattr(badtimes, "_SUSPICION_SECONDS", 60)
     doubtful.disk.hangs_at = "COMMIT"
+    be_patient(doubtful, patient=False)
     claim = asyncio.ensure_future(doubtful.store.claim([claim_of()]))
     await asyncio.sleep(0.1)
     doubtful.disk.goes_on.set()

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from echosched.clock import SystemClock
 from echosched.errors import Conflict, NotFound, NotRunning, StartFailed
 from echosched.web.server import WebServer, make_app
 
@@ -228,9 +229,28 @@ def failing_start(backend: FakeBackend) -> FakeBackend:
     return backend
 
 
+class StandingClock(SystemClock):
+    """A clock on which nothing grows old, however long a machine takes over a test."""
+
+    def monotonic(self) -> float:
+        return 1000.0
+
+
 @pytest.fixture
-async def server(backend: FakeBackend) -> AsyncIterator[WebServer]:
-    app = make_app(backend, key=KEY, allowed_hosts=("sched.example",), guard_seconds=0.5)
+def guard_seconds() -> float:
+    """After how long an answer is 202; a test that means that sets less (parametrize)."""
+    return 60.0
+
+
+@pytest.fixture
+async def server(backend: FakeBackend, guard_seconds: float) -> AsyncIterator[WebServer]:
+    app = make_app(
+        backend,
+        key=KEY,
+        allowed_hosts=("sched.example",),
+        guard_seconds=guard_seconds,
+        clock=StandingClock(),
+    )
     server = WebServer(app, "127.0.0.1", 0)
     await server.start()
     yield server

@@ -16,7 +16,7 @@ from echosched.web.reads import SharedReads
 async def messages(response, count, kind="journal"):
     """Read *count* messages of a kind: journal events as (id, data), others as data."""
     found, current = [], {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for line in response.content:
             text = line.decode().rstrip("\n")
             if text:
@@ -100,7 +100,7 @@ async def test_a_page_that_fell_behind_the_ring_is_told_to_start_over(backend, m
     assert b"event: status" in await anext(listener)
     for number in range(10):
         backend.emit("tick", tick=number)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         chunk = b""
         while b'"tick":9' not in chunk:
             chunk += await anext(listener)
@@ -116,7 +116,7 @@ async def test_nobody_listening_leaves_no_task_behind(backend, monkeypatch):
     listener = hub.listen(None)
     await anext(listener)
     await listener.aclose()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(asyncio.all_tasks()) > before:
             await asyncio.sleep(0.01)
 

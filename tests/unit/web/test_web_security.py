@@ -297,7 +297,7 @@ async def raw(server, data: bytes, *, eof: bool = False) -> bytes:
         await writer.drain()
         if eof:
             writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await reader.read()
     finally:
         writer.close()
@@ -332,7 +332,7 @@ async def test_more_connections_than_the_limit_are_refused_and_the_earlier_ones_
     assert (await browser.get("/api/jobs"))[0] == 200
     monkeypatch.setattr(server_module, "CONNECTIONS_AT_ONCE", 4)
     idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(4)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await idle[-1][0].read() == b""
     assert (await browser.get("/api/jobs"))[0] == 200
     for _, writer in idle:
