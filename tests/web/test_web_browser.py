@@ -272,12 +272,14 @@ def test_without_live_mode_the_page_refreshes_every_ten_seconds_and_remembers_th
 
 
 def test_a_web_server_that_went_away_is_told_and_its_return_noticed(served, eyes):
-    page = eyes.open(served)
+    page = eyes.open(served, clock=True)
     expect(page.locator("#link")).to_contain_text("connected")
     port = int(served.url.rsplit(":", 1)[1])
     served.unserve()
+    page.clock.fast_forward(10_000)  # to the next refresh
     expect(page.locator("#banner")).to_contain_text("does not answer")
     served.serve(port)
+    page.clock.fast_forward(10_000)
     expect(page.locator("#banner")).to_be_empty()
     expect(page.locator("#link")).to_contain_text("connected")
 
