@@ -58,7 +58,7 @@ def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeF
         """Tell whether the shares are alike: what one host lost while it stood still carries less and less weight."""
         shares = owners(fleet, after=mark)
         each = shares.total() / 3
-        return each > 100 and all(abs(shares[host.name] - each) <= 0.2 * each for host in fleet.hosts)
+        return each > 60 and all(abs(shares[host.name] - each) <= 0.2 * each for host in fleet.hosts)
 
     eventually(even)
 
@@ -106,12 +106,12 @@ def test_a_drained_host_starts_nothing_until_it_may_again(make_fleet: MakeFleet)
     assert said == "host-1 starts no more runs, and all that it ran have ended\n"
     assert instance(second, "host-1")["draining"]
     mark = newest(fleet)
-    eventually(lambda: owners(fleet, after=mark)["host-0"] > 30)
+    eventually(lambda: owners(fleet, after=mark)["host-0"] > 15)
     assert owners(fleet, after=mark)["host-1"] == 0
     # It stays so over a restart: that is what one drains for.
     second.ok("restart")
     mark = newest(fleet)
-    eventually(lambda: owners(fleet, after=mark)["host-0"] > 30)
+    eventually(lambda: owners(fleet, after=mark)["host-0"] > 15)
     assert owners(fleet, after=mark)["host-1"] == 0
     assert "drained" in second.ok("cluster", "status")
     assert second.ok("cluster", "drain", "--undo") == "host-1 starts runs again\n"
@@ -222,11 +222,16 @@ def test_two_definitions_of_a_job_work_side_by_side_while_one_is_rolled_out(make
 
 def test_the_database_may_be_away_and_jobs_are_caught_up_when_it_is_back(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(2)
-    fleet.furnish(seconds(3) | {"long": Task("*/7 * * * * *", "sleep 5")})
+    ended = fleet.directory / "ended"
+    ended.touch()
+    fleet.furnish(
+        seconds(3) | {"long": Task("*/5 * * * * *", f'sleep 3.5; echo "$ECHOSCHED_RUN" >> {ended}')}
+    )
     fleet.start()
     first, _second = fleet.hosts
     eventually(lambda: len(owners(fleet)) == 2)
-    eventually(lambda: fleet.query("SELECT 1 FROM runs WHERE job = 'long' AND state = 'running'"))
+    running = "SELECT run FROM runs WHERE job = 'long' AND state = 'running' AND started_at IS NOT NULL"
+    [run], *_ = eventually(lambda: fleet.query(running))
     fleet.server.stop()
     eventually(lambda: first.status["health"] == "degraded")
     shown = first.run("status").stdout
@@ -238,7 +243,7 @@ def test_the_database_may_be_away_and_jobs_are_caught_up_when_it_is_back(make_fl
     refused = first.run("cluster", "status")
     assert refused.returncode != 0
     assert len(refused.stderr.splitlines()) == 1
-    time.sleep(5.0)
+    eventually(lambda: str(run) in ended.read_text().split())
     fleet.server.start()
     for host in fleet.hosts:
         eventually(lambda host=host: host.status["health"] == "ok")

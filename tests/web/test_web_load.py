@@ -19,7 +19,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DEEP = bool(os.environ.get("ECHOSCHED_DEEP"))
 CLIENTS = 50
-SECONDS = 60 if DEEP else 8  # with the crowd, and as long without
+SECONDS = 60 if DEEP else 6  # with the crowd, and as long without
 TURNS = 6 if DEEP else 2
 JOBS = 100 if DEEP else 20
 PATHS = [
