@@ -78,8 +78,10 @@ class Host(Ordeal):
     def close(self) -> None:
         """End the daemon and its jobs."""
         self.go_on()
-        self.run("stop", "--force")
-        super().close()
+        try:
+            self.run("stop", "--force")
+        finally:
+            super().close()
 
 
 @dataclass
@@ -231,7 +233,7 @@ class Fleet:
                 return {row["name"]: row for row in json.loads(done.stdout)["instances"]}
         return {}
 
-    def calm_down(self, seconds: float = 60.0) -> datetime:
+    def calm_down(self, seconds: float = 120.0) -> datetime:
         """Wait until all that came due by now is accounted for and has ended; return that instant."""
         until = datetime.now(UTC)
         micros = (until - EPOCH) // timedelta(microseconds=1)

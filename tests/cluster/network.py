@@ -39,7 +39,7 @@ class Way(Protocol):
 
 def ip(*words: str) -> None:
     """Run ip(8)."""
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=60)
 
 
 def wires_are_possible() -> bool:
@@ -93,11 +93,11 @@ class Wire:
 
     def remove(self) -> None:
         """Take the cable and the namespace away; its processes must have ended."""
-        with contextlib.suppress(subprocess.CalledProcessError):
+        with contextlib.suppress(subprocess.SubprocessError):
             if self._blocked:
                 ip("route", "delete", "blackhole", f"{self.there}/32")
         for words in (("link", "delete", self.cable), ("netns", "delete", self.namespace)):
-            with contextlib.suppress(subprocess.CalledProcessError):
+            with contextlib.suppress(subprocess.SubprocessError):
                 ip(*words)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .fleet import Task
 pytestmark = [
     pytest.mark.postgres,
     pytest.mark.slow,
+    pytest.mark.timeout(400),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="the shim is compiled here"),
 ]
 
@@ -33,18 +34,19 @@ def test_a_wrong_clock_is_told_and_moves_no_slot(make_fleet: MakeFleet, tmp_path
     shim.step(timedelta(seconds=ahead))
     fleet.start()
     eventually(lambda: len(fleet.query("SELECT DISTINCT owner FROM runs WHERE started_at IS NOT NULL")) == 2)
-    time.sleep(3.0)
     way = "ahead of" if ahead > 0 else "behind"
-    assert f"host-1: its clock is 8.0s {way} the database's" in first.ok("cluster", "status")
+    # The database's clock is read over the wire: on a busy machine that is some tenths of a second wrong.
+    told = rf"host-1: its clock is (7\.[5-9]|8\.[0-5])s {way} the database's"
+    eventually(lambda: re.search(told, first.ok("cluster", "status")))
     # A host alone with its belief would start slots that have not come, or late.
     status = eventually(lambda: second.status if second.status["health"] == "degraded" else None)
     assert any("by which slots are judged" in reason for reason in status["reasons"])
-    assert first.status["health"] == "ok"
+    eventually(lambda: first.status["health"] == "ok")
+    eventually(lambda: seen.exists() and seen.read_text().count("\n") >= 5)
     lags = []
     for line in seen.read_text().splitlines():
         slot, at = line.split()
         lags.append(float(at) - datetime.fromisoformat(slot).timestamp())
-    assert len(lags) >= 3
-    assert min(lags) > -0.2, sorted(lags)[:3]
+    assert min(lags) > -0.5, sorted(lags)[:3]  # a wrong clock would make it -8
     assert sorted(lags)[len(lags) // 2] < 5.0
     fleet.account(fleet.calm_down()).hold()

@@ -11,7 +11,7 @@ import pytest
 from tests.postgres import PASSWORD, PostgresServer
 from tests.system.conftest import House, eventually
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(300)]
 JOBS = '[job.a]\nschedule = "@daily"\ncommand = "echo done"\n'
 
 

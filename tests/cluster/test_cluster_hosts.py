@@ -7,7 +7,6 @@ import signal
 import time
 from collections import Counter
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from tests.system.conftest import eventually
 from .conftest import MakeFleet
 from .fleet import EXACT, Fleet, Host, Task
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def seconds(count: int, rest: str = "", keys: str = EXACT) -> dict[str, Task]:
@@ -54,21 +53,30 @@ def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeF
     first = fleet.hosts[0]
     eventually(lambda: len(owners(fleet)) == 3)
     mark = newest(fleet)
-    eventually(lambda: owners(fleet, after=mark).total() > 300)
-    shares = owners(fleet, after=mark)
-    even = shares.total() / 3
-    assert all(abs(count - even) <= 0.2 * even for count in shares.values()), shares
 
-    document = first.json("cluster", "status")
+    def even() -> bool:
+        """Tell whether the shares are alike: what one host lost while it stood still carries less and less weight."""
+        shares = owners(fleet, after=mark)
+        each = shares.total() / 3
+        return each > 60 and all(abs(shares[host.name] - each) <= 0.2 * each for host in fleet.hosts)
+
+    eventually(even)
+
+    def told() -> dict[str, Any] | None:
+        """Return what is said of the instances once they have beaten with figures of their own."""
+        document = first.json("cluster", "status")
+        good = [
+            row["alive"] and not row["differs"] and row["jobs"] == 31 and row["lag_seconds"] is not None
+            for row in document["instances"]
+        ]
+        return document if all(good) else None
+
+    document = eventually(told)
+    assert document is not None
     assert document["instance"] == "host-0"
     assert fleet.server.dsn("cluster").partition(":")[2][:20] not in str(document)
     rows = {row["name"]: row for row in document["instances"]}
     assert set(rows) == {"host-0", "host-1", "host-2"}
-    for row in rows.values():
-        assert row["alive"]
-        assert not row["differs"]
-        assert row["jobs"] == 31
-        assert row["lag_seconds"] is not None
     eventually(lambda: any(row["runs"] for row in first.json("cluster", "status")["instances"]))
     assert {row["owner"] for row in first.history("long")} <= set(rows) | {None}
 
@@ -80,7 +88,7 @@ def test_hosts_share_the_load_and_every_view_says_who_ran_what(make_fleet: MakeF
         )
     )
     eventually(lambda: "3 alive" in first.ok("status"))
-    table = first.ok("history", "-n", "40").splitlines()
+    table = first.ok("history", "-n", "400").splitlines()
     assert table[0].split()[-2:] == ["ON", "ERROR"]
     assert any("host-1" in line for line in table)
 
@@ -98,12 +106,12 @@ def test_a_drained_host_starts_nothing_until_it_may_again(make_fleet: MakeFleet)
     assert said == "host-1 starts no more runs, and all that it ran have ended\n"
     assert instance(second, "host-1")["draining"]
     mark = newest(fleet)
-    eventually(lambda: owners(fleet, after=mark)["host-0"] > 30)
+    eventually(lambda: owners(fleet, after=mark)["host-0"] > 15)
     assert owners(fleet, after=mark)["host-1"] == 0
     # It stays so over a restart: that is what one drains for.
     second.ok("restart")
     mark = newest(fleet)
-    eventually(lambda: owners(fleet, after=mark)["host-0"] > 30)
+    eventually(lambda: owners(fleet, after=mark)["host-0"] > 15)
     assert owners(fleet, after=mark)["host-1"] == 0
     assert "drained" in second.ok("cluster", "status")
     assert second.ok("cluster", "drain", "--undo") == "host-1 starts runs again\n"
@@ -114,13 +122,13 @@ def test_a_drained_host_starts_nothing_until_it_may_again(make_fleet: MakeFleet)
 def test_a_dead_hosts_runs_are_found_and_it_can_be_removed(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(2, heartbeat="1s", lease="3s")
     retry = EXACT + 'on_abandoned = "retry"\n'
-    fleet.furnish(
-        {"left": Task("* * * * * *", "sleep 4"), "again": Task("* * * * * *", "sleep 4", retry)},
-        repeatable=["again"],
-    )
+    # They rest between two slots: what came due while a host stood still waits until its job does.
+    tasks = {f"left{n}": Task("*/5 * * * * *", "sleep 3") for n in range(4)}
+    again = {f"again{n}": Task("*/5 * * * * *", "sleep 3", retry) for n in range(4)}
+    fleet.furnish(tasks | again, repeatable=list(again))
     fleet.start()
     first, second = fleet.hosts
-    eventually(lambda: len(owners(fleet, job="left")) == 2 and len(owners(fleet, job="again")) == 2)
+    eventually(lambda: len(owners(fleet, job="left%")) == 2 and len(owners(fleet, job="again%")) == 2)
     refused = first.run("cluster", "remove", "host-1")
     assert refused.returncode == 1
     assert refused.stderr.startswith("echoschedd: instance host-1: it is alive (stop it first")
@@ -130,26 +138,30 @@ def test_a_dead_hosts_runs_are_found_and_it_can_be_removed(make_fleet: MakeFleet
     # A machine that is gone: all its processes at once.
     worker = second.find_worker()
     assert worker is not None
+    running = "SELECT run, job FROM runs WHERE state = 'running' AND owner = 'host-1' ORDER BY run"
+    # Of the next slot, so that they have just begun.
+    eventually(lambda: not fleet.query(running))
+    eventually(lambda: {job.rstrip("0123456789") for _, job in fleet.query(running)} == {"left", "again"})
     for pid in (second.pid, worker):
         os.kill(pid, signal.SIGKILL)
     died = time.monotonic()
-    lost = fleet.query("SELECT run, job FROM runs WHERE state = 'running' AND owner = 'host-1'")
-    assert lost
-    runs = [run for run, _ in lost]
+    lost = dict(fleet.query(running))
+    runs = list(lost)
+    assert runs
 
     def found() -> bool:
         rows = fleet.query("SELECT job, state, owner, attempt FROM runs WHERE run = ANY(%s)", [runs])
         return all(
-            state == "abandoned" if job == "left" else attempt == 2 and owner == "host-0"
+            state == "abandoned" if job.startswith("left") else attempt == 2 and owner == "host-0"
             for job, state, owner, attempt in rows
         )
 
-    eventually(found, 3 + 10 + 10)  # lease + 10 s; and the machine may be busy
+    eventually(found)  # lease + 10 s; and the machine may be busy
     print(f"a dead host's runs were found after {time.monotonic() - died:.1f} s (lease 3 s)")
     assert "host-1 gives no sign of life" in first.ok("cluster", "status")
     assert first.ok("cluster", "remove", "host-1") == "host-1 is forgotten; its runs stay in the history\n"
     assert [row["name"] for row in first.json("cluster", "status")["instances"]] == ["host-0"]
-    assert "host-1" in {row["owner"] for row in first.history("left")}
+    assert "host-1" in {row["owner"] for job in set(lost.values()) - set(again) for row in first.history(job)}
     fleet.account(fleet.calm_down()).hold()
 
 
@@ -214,23 +226,28 @@ def test_two_definitions_of_a_job_work_side_by_side_while_one_is_rolled_out(make
 
 def test_the_database_may_be_away_and_jobs_are_caught_up_when_it_is_back(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(2)
-    fleet.furnish(seconds(3) | {"long": Task("*/7 * * * * *", "sleep 5")})
+    ended = fleet.directory / "ended"
+    ended.touch()
+    fleet.furnish(
+        seconds(3) | {"long": Task("*/5 * * * * *", f'sleep 3.5; echo "$ECHOSCHED_RUN" >> {ended}')}
+    )
     fleet.start()
     first, _second = fleet.hosts
     eventually(lambda: len(owners(fleet)) == 2)
-    eventually(lambda: fleet.query("SELECT 1 FROM runs WHERE job = 'long' AND state = 'running'"))
+    running = "SELECT run FROM runs WHERE job = 'long' AND state = 'running' AND started_at IS NOT NULL"
+    [run], *_ = eventually(lambda: fleet.query(running))
     fleet.server.stop()
-    eventually(lambda: first.status["health"] == "degraded", 20)
+    eventually(lambda: first.status["health"] == "degraded")
     shown = first.run("status").stdout
     assert "degraded" in shown
     assert fleet.server.dsn("x")[20:40] not in shown
     begun = time.monotonic()
     first.run("status")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 20
     refused = first.run("cluster", "status")
     assert refused.returncode != 0
     assert len(refused.stderr.splitlines()) == 1
-    time.sleep(5.0)
+    eventually(lambda: str(run) in ended.read_text().split())
     fleet.server.start()
     for host in fleet.hosts:
         eventually(lambda host=host: host.status["health"] == "ok")
@@ -245,28 +262,27 @@ def test_the_database_may_be_away_and_jobs_are_caught_up_when_it_is_back(make_fl
 def test_a_host_that_is_cut_off_keeps_its_jobs_starts_no_new_ones_and_reports_when_back(
     make_fleet: MakeFleet,
 ) -> None:
-    fleet = make_fleet(2, heartbeat="1s", lease="20s")
-    fleet.furnish(seconds(4) | {"long": Task("*/5 * * * * *", "sleep 3.5")})
+    # A lease that holds until the host is back, however long this machine takes for all that comes before.
+    fleet = make_fleet(2, heartbeat="1s", lease="100s")
+    ended = fleet.directory / "ended"
+    ended.touch()
+    fleet.furnish(
+        seconds(4) | {"long": Task("*/5 * * * * *", f'sleep 3.5; echo "$ECHOSCHED_RUN" >> {ended}')}
+    )
     fleet.start()
     _first, second = fleet.hosts
-    eventually(
-        lambda: fleet.query("SELECT 1 FROM runs WHERE job='long' AND state='running' AND owner='host-1'")
-    )
+    begun_there = "SELECT run FROM runs WHERE job='long' AND state='running' AND owner='host-1'"
+    begun_there += " AND started_at IS NOT NULL"
+    running = [run for (run,) in eventually(lambda: fleet.query(begun_there))]
     second.way.cut()
-    running = [
-        run
-        for (run,) in fleet.query(
-            "SELECT run FROM runs WHERE job='long' AND state='running' AND owner='host-1'"
-        )
-    ]
-    time.sleep(8.0)
-    assert second.status["health"] == "degraded"
+    eventually(lambda: second.status["health"] == "degraded")
+    eventually(lambda: {str(run) for run in running} <= set(ended.read_text().split()))
     begun = [event["run"] for event in second.events("run_start")]
     time.sleep(2.0)
     assert [event["run"] for event in second.events("run_start")] == begun, (
         "it started something while cut off"
     )
-    assert fleet.query("SELECT 1 FROM runs WHERE run > %s AND owner = 'host-0'", [max(running)])
+    eventually(lambda: fleet.query("SELECT 1 FROM runs WHERE run > %s AND owner = 'host-0'", [max(running)]))
     second.way.join()
     eventually(lambda: second.status["health"] == "ok")
 
@@ -282,13 +298,15 @@ def test_an_operators_verbs_hold_for_all_hosts(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(2)
     never = "0 0 1 1 *"
     single = 'concurrency_group = "one"\noverlap = "allow"\n'
+    lock, met = fleet.directory / "lock", fleet.directory / "met"
+    alone = f'mkdir {lock} || echo "$ECHOSCHED_JOB" >> {met}; sleep 0.4; rmdir {lock}'
     fleet.furnish(
         {
             "tick": Task("* * * * * *"),
             "sleeper": Task(never, "exec sleep 300"),
-            "first": Task(never, "sleep 0.4", single),
-            "second": Task(never, "sleep 0.4", single),
-            "third": Task(never, "sleep 0.4", single),
+            "first": Task(never, alone, single),
+            "second": Task(never, alone, single),
+            "third": Task(never, alone, single),
         }
     )
     for host in fleet.hosts:
@@ -299,7 +317,7 @@ def test_an_operators_verbs_hold_for_all_hosts(make_fleet: MakeFleet) -> None:
     # A pause on one host pauses the job on all.
     eventually(lambda: len(owners(fleet, job="tick")) == 2)
     one.ok("pause", "tick")
-    time.sleep(2.0)
+    time.sleep(1.0)
     mark = newest(fleet)
     time.sleep(3.0)
     assert newest(fleet) == mark
@@ -322,10 +340,8 @@ def test_an_operators_verbs_hold_for_all_hosts(make_fleet: MakeFleet) -> None:
         one.ok("run", job)
         two.ok("run", job)
     eventually(lambda: not fleet.query("SELECT 1 FROM runs WHERE grp = 'one' AND ended_at IS NULL"))
-    spans = sorted(fleet.query("SELECT started_at, ended_at, owner FROM runs WHERE grp = 'one'"))
-    assert len(spans) == 7
-    for (_, ended, _), (begun, _, _) in pairwise(spans):
-        assert begun >= ended - 100_000, "two of a group of one ran at the same time"
+    assert fleet.query("SELECT state, count(*) FROM runs WHERE grp = 'one' GROUP BY 1") == [("succeeded", 7)]
+    assert not met.exists(), "two of a group of one ran at the same time"
 
 
 def test_the_output_of_a_run_lies_where_it_ran_and_the_others_say_where(make_fleet: MakeFleet) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.postgres import PostgresServer
 from tests.system.conftest import House, eventually
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(300)]
 JOB = '[job.a]\nschedule = "@daily"\ncommand = "true"\n'
 
 

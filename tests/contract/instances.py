@@ -17,7 +17,10 @@ from echosched.store.postgres_cluster import ClusterStore, Myself
 from echosched.testing import RecordingSink
 from tests.scripted import ScriptedExecution
 
-DEADLINE = 30.0
+DEADLINE = 60.0
+SHORT_LEASE = 1.5
+"""Of instances that die in a test. All others have a lease that no pause of a busy machine outlasts."""
+
 _pids = itertools.count(1000)
 
 
@@ -33,7 +36,7 @@ class Instance:
         labels: tuple[str, ...] = (),
         capacity: int = 64,
         heartbeat: float = 0.3,
-        lease: float = 1.5,
+        lease: float = 20.0,
         home: str | None = None,
     ) -> None:
         self.name = name
@@ -42,7 +45,7 @@ class Instance:
         self.attempts: list[ScriptedExecution] = []
         self.script: Callable[[Attempt], Result | None] = lambda attempt: Result(State.SUCCEEDED, 0)
         myself = Myself(name, home or name, "here", 1, "1.0", lease, labels)
-        self.store = ClusterStore(dsn, myself, schema=schema, connect_seconds=2.0)
+        self.store = ClusterStore(dsn, myself, schema=schema, connect_seconds=15.0)
         self.scheduler = ClusterScheduler(
             store=self.store,
             clock=self.clock,

@@ -28,11 +28,11 @@ from echosched.model import (
     Trigger,
 )
 from echosched.store.postgres import PostgresStore
-from echosched.store.postgres_orders import Decision, Order
+from echosched.store.postgres_orders import MOST_AHEAD_SECONDS, Decision, Order
 from echosched.store.postgres_writes import Terms
 from tests.postgres import PostgresServer
 
-from .instances import Instance, ended, job, soon, until
+from .instances import SHORT_LEASE, Instance, ended, job, soon, until
 
 SCHEMAS = itertools.count(1)
 MakeInstance = Callable[..., Instance]
@@ -103,7 +103,9 @@ async def test_a_slot_is_claimed_by_the_others_when_its_first_instance_is_gone(m
         return [a for a in found if not one.scheduler.peers.claims(a.attempt.job.name, a.attempt.slot)]
 
     found = await until(left_over, "slots that were for the dead instance to claim run")
-    assert (found[0].started_at - found[0].attempt.slot).total_seconds() < 5.0
+    assert (
+        found[0].started_at - found[0].attempt.slot
+    ).total_seconds() < 15.0  # long before the lease is over
     slots = [(a.attempt.job.name, a.attempt.slot) for each in (one, other) for a in each.attempts]
     assert len(slots) == len(set(slots))
 
@@ -247,8 +249,7 @@ async def test_a_group_has_room_for_so_many_on_all_instances_together(make: Make
         active = [run for run in await one.store.active() if run.state is State.RUNNING]
         assert len(active) == 2
         for run in active:
-            where = runner(run.run, one, other)
-            assert where is not None
+            where = await running(run.run, one, other)
             where.attempt_of(run.run).end()
         await until(lambda active=active: left(one, active))
     assert [(await ended(other, run)).state for run in runs] == [State.SUCCEEDED] * 6
@@ -294,7 +295,9 @@ async def test_an_instance_takes_no_more_than_it_has_room_for(make: MakeInstance
 NEVER = "0 0 1 1 *"
 
 
-async def hold_slot(instance: Instance, name: str, seconds: float = 1.2) -> tuple[int | None, datetime]:
+async def hold_slot(
+    instance: Instance, name: str, seconds: float = MOST_AHEAD_SECONDS - 0.1
+) -> tuple[int | None, datetime]:
     """Let *instance* claim a slot of job *name* that comes in so many seconds."""
     from echosched.scheduler.judge import Wish
 
@@ -311,7 +314,11 @@ def started_at(run: int, *instances: Instance) -> datetime:
 async def test_a_slot_is_claimed_and_taken_before_it_comes_and_begins_when_it_does(
     make: MakeInstance,
 ) -> None:
-    one, other = await two(make, *(job(f"job{n}", f"every 1h from {soon(2.0):%FT%TZ}") for n in range(6)))
+    one, other = await two(make)
+    # The tables are there by now: there is time enough for the jobs to become known before their slot.
+    jobs = [job(f"job{n}", f"every 1h from {soon(3.0):%FT%TZ}") for n in range(6)]
+    for each in (one, other):
+        await each.scheduler.apply({known.name: known for known in jobs})
     slot = one.scheduler.roster.entry("job0").slot
     assert slot is not None
     await until(lambda: len(one.attempts) + len(other.attempts) == 6)
@@ -320,7 +327,7 @@ async def test_a_slot_is_claimed_and_taken_before_it_comes_and_begins_when_it_do
         assert run.slot == slot
         assert timedelta(0) < slot - run.queued_at < timedelta(seconds=0.5)
         begun = started_at(run.run, one, other)
-        assert timedelta(milliseconds=-2) < begun - slot < timedelta(seconds=2)
+        assert timedelta(milliseconds=-2) < begun - slot < timedelta(seconds=10)
     # No ticket was needed, so none is in Procrastinate's table.
     count = "SELECT count(*) FROM procrastinate_jobs"
     cursor = await one.store.link.transact(lambda connection: connection.execute(count))
@@ -329,7 +336,8 @@ async def test_a_slot_is_claimed_and_taken_before_it_comes_and_begins_when_it_do
 
 async def test_a_job_without_output_is_claimed_only_just_before_its_slot(make: MakeInstance) -> None:
     one = make("a")
-    await one.begin(job("silent", f"every 1h from {soon(2.0):%FT%TZ}", output=False))
+    await one.begin()
+    await one.scheduler.apply({"silent": job("silent", f"every 1h from {soon(3.0):%FT%TZ}", output=False)})
     await until(lambda: one.attempts)
     [run] = await one.store.history(job="silent")
     assert run.slot is not None
@@ -341,12 +349,13 @@ async def test_a_slot_whose_job_is_busy_is_decided_when_it_comes(make: MakeInsta
     hold(one, other)
     first = await slot_of(one, "busy", datetime.now(UTC) - timedelta(seconds=2))
     where = await running(first, one, other)
-    early, slot = await hold_slot(one, "busy", 0.6)
+    early, slot = await hold_slot(one, "busy", 1.5)
     assert early is None
     assert len(await one.store.history(job="busy")) == 1, "nothing is decided yet"
     where.attempt_of(first).end()
     second = await until(lambda: newest_run(one, slot))
     assert second.state is not State.SKIPPED
+    assert second.queued_at >= slot
     await running(second.run, one, other)
     _, slot = await hold_slot(one, "busy", 0.4)
     third = await until(lambda: newest_run(one, slot))
@@ -362,7 +371,7 @@ async def test_no_slot_is_decided_before_an_earlier_one_of_its_job(make: MakeIns
     one = make("a")
     await one.begin(job("busy", NEVER))
     now = datetime.now(UTC)
-    first, second = now + timedelta(seconds=0.3), now + timedelta(seconds=0.6)
+    first, second = (now + timedelta(seconds=MOST_AHEAD_SECONDS - left) for left in (0.2, 0.1))
     claims = [Claim("busy", slot, Trigger.SCHEDULE, State.QUEUED, now) for slot in (first, second)]
     start = Decision(State.QUEUED)
     # The first one may not be decided ahead here; so the second may not be either, though it could.
@@ -382,7 +391,7 @@ async def test_who_is_far_too_early_has_a_wrong_clock_and_it_is_set(make: MakeIn
     one.clock.look(one.clock.now() + timedelta(seconds=60), one.clock.boot())
     run, _ = await hold_slot(one, "early", 60.2)
     assert run is None
-    assert abs(one.clock.now() - datetime.now(UTC)) < timedelta(seconds=1)
+    assert abs(one.clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
     assert await one.store.history() == []
 
 
@@ -409,7 +418,7 @@ async def test_a_cancel_elsewhere_ends_what_was_claimed_already(make: MakeInstan
 @pytest.mark.parametrize("way", ["drained", "stopped", "upgraded"])
 async def test_what_a_host_holds_is_run_by_another_at_its_slot_when_it(make: MakeInstance, way: str) -> None:
     one, other = await two(make, *(job(f"job{n}", NEVER) for n in range(5)))
-    held = [await hold_slot(one, f"job{n}", 1.5) for n in range(5)]
+    held = [await hold_slot(one, f"job{n}") for n in range(5)]
     if way == "drained":
         await other.store.drain("a")
     elif way == "stopped":
@@ -420,18 +429,18 @@ async def test_what_a_host_holds_is_run_by_another_at_its_slot_when_it(make: Mak
         found = await ended(other, run)
         assert (found.state, found.owner, found.attempt) == (State.SUCCEEDED, "b", 1)
         assert started_at(run, other) >= slot - timedelta(milliseconds=2)
-        assert started_at(run, other) - slot < timedelta(seconds=3)
+        assert started_at(run, other) - slot < timedelta(seconds=12)  # long before the lease is over
     assert one.attempts == []
     assert await other.store.check() == []
 
 
 async def test_a_host_that_was_stopped_starts_nothing_that_may_be_others_by_now(make: MakeInstance) -> None:
     again = job("again", NEVER, on_abandoned=OnAbandoned.RETRY)
-    one, other = await two(make, again)
+    one, other = await two(make, again, lease=SHORT_LEASE)
     run, _ = await hold_slot(one, "again", 0.5)
     # It hears and is heard of no more, as a stopped one; its slot comes when its lease is nearly over.
     await one.scheduler.contact.stop()
-    one.scheduler.contact.touched -= 1.4
+    one.scheduler.contact.touched -= SHORT_LEASE - 0.1
     found = await ended(other, run)
     assert (found.state, found.attempt) == (State.SUCCEEDED, 1), "it was given back before it was given up"
     assert len(one.started) + len(other.started) == 1
@@ -443,7 +452,7 @@ async def test_what_a_dead_host_held_is_found_and_run_again_where_that_is_wished
     one, other = await two(
         make, job("task", NEVER), job("again", NEVER, on_abandoned=OnAbandoned.RETRY), lease=2.0
     )
-    held = [(await hold_slot(one, name, 1.5))[0] for name in ("task", "again")]
+    held = [(await hold_slot(one, name))[0] for name in ("task", "again")]
     one.store.up.clear()  # it can give nothing back any more
     await one.vanish()
     assert (await ended(other, held[0])).state is State.ABANDONED
@@ -466,8 +475,10 @@ async def test_a_run_is_not_given_up_once_its_host_was_heard_of_again(make: Make
 async def test_what_was_given_back_and_taken_again_before_that_was_known_is_given_back_again(
     make: MakeInstance,
 ) -> None:
-    one = make("a", heartbeat=0.3, lease=30.0)
+    one = make("a", heartbeat=3.0, lease=30.0)
+    begun_at = one.clock.boot()
     await one.begin(job("task", NEVER))
+    await until(lambda: one.scheduler.contact.touched > begun_at, "the first beat")
     real, taken_again = one.store.give_back, asyncio.Event()
 
     async def slow(held: Any) -> None:
@@ -478,8 +489,8 @@ async def test_what_was_given_back_and_taken_again_before_that_was_known_is_give
             taken_again.set()
 
     one.store.give_back = slow  # type: ignore[method-assign]
-    run, _ = await hold_slot(one, "task", 0.3)
-    one.scheduler.contact.touched -= 25.0
+    run, _ = await hold_slot(one, "task", 1.0)
+    one.scheduler.contact.touched -= 25.0  # until the next beat, which comes behind the slot
     found = await ended(one, run)
     assert taken_again.is_set()
     assert (found.state, found.attempt, one.started.count(run)) == (State.SUCCEEDED, 1, 1)
@@ -488,7 +499,7 @@ async def test_what_was_given_back_and_taken_again_before_that_was_known_is_give
 async def test_a_run_is_given_back_once_however_many_wish_it(make: MakeInstance) -> None:
     one = make("a")
     await one.begin(job("task", NEVER))
-    run, _ = await hold_slot(one, "task", 0.5)
+    run, _ = await hold_slot(one, "task", 1.5)
     real, given = one.store.give_back, list[int]()
 
     async def counted(held: Any) -> None:
@@ -527,7 +538,7 @@ async def test_a_failed_attempt_is_tried_again_by_whoever_has_room(make: MakeIns
     found = await ended(other, run)
     assert (found.state, found.attempt, len(found.attempts)) == (State.SUCCEEDED, 3, 2)
     starts = sorted(a.started_at for each in (one, other) for a in each.attempts)
-    assert all(timedelta(seconds=0.25) < b - a < timedelta(seconds=4) for a, b in itertools.pairwise(starts))
+    assert all(timedelta(seconds=0.25) < b - a < timedelta(seconds=20) for a, b in itertools.pairwise(starts))
 
 
 async def test_a_follower_runs_once_after_its_job_wherever_that_ran(make: MakeInstance) -> None:
@@ -585,13 +596,13 @@ async def test_a_run_is_cancelled_from_any_instance(make: MakeInstance) -> None:
 
 async def test_a_dead_instances_runs_are_abandoned_or_tried_again(make: MakeInstance) -> None:
     jobs = [job("once"), job("again", on_abandoned=OnAbandoned.RETRY)]
-    one = make("a")
+    one = make("a", lease=SHORT_LEASE)
     await one.begin(*jobs)
     hold(one)
     runs = [await one.scheduler.trigger(each.name) for each in jobs]
     for run in runs:
         await running(run, one)
-    other = make("b")
+    other = make("b", lease=SHORT_LEASE)
     await other.begin(*jobs)
     await one.vanish()
     abandoned = await ended(other, runs[0])
@@ -604,7 +615,7 @@ async def test_a_dead_instances_runs_are_abandoned_or_tried_again(make: MakeInst
 
 async def test_who_wakes_up_late_cannot_record_over_a_newer_attempt(make: MakeInstance) -> None:
     again = job("again", on_abandoned=OnAbandoned.RETRY)
-    one, other = await two(make, again)
+    one, other = await two(make, again, lease=SHORT_LEASE)
     hold(one, other)
     run = await one.scheduler.trigger("again")
     late = await running(run, one, other)
@@ -621,7 +632,7 @@ async def test_who_wakes_up_late_cannot_record_over_a_newer_attempt(make: MakeIn
 
 
 async def test_an_instance_that_was_out_of_touch_itself_declares_nobody_dead(make: MakeInstance) -> None:
-    one, other = await two(make, job("long"))
+    one, other = await two(make, job("long"), lease=SHORT_LEASE)
     hold(one, other)
     run = await one.scheduler.trigger("long")
     where = await running(run, one, other)
@@ -699,7 +710,7 @@ async def test_a_run_goes_only_to_an_instance_with_the_same_definition(make: Mak
 async def test_a_run_whose_definition_is_gone_everywhere_runs_as_it_is_now_or_is_cancelled(
     make: MakeInstance,
 ) -> None:
-    one = make("a", capacity=1)
+    one = make("a", capacity=1, lease=SHORT_LEASE)
     old, doomed, long = job("task", definition="old"), job("doomed"), job("long")
     await one.begin(old, doomed, long)
     hold(one)
@@ -725,7 +736,7 @@ async def test_a_job_with_labels_runs_where_they_are_offered(make: MakeInstance)
 
 
 async def test_tickets_that_somebody_deleted_are_given_again(make: MakeInstance) -> None:
-    one = make("a", capacity=1)
+    one = make("a", capacity=1, lease=SHORT_LEASE)
     await one.begin(job("long"), job("next"))
     hold(one)
     await running(await one.scheduler.trigger("long"), one)
@@ -814,12 +825,14 @@ async def test_an_end_that_was_recorded_without_hearing_of_it_is_told_once(make:
 
 
 async def test_outputs_are_pruned_by_the_host_that_has_them(make: MakeInstance) -> None:
-    one, other = await two(make, job("task", overlap=Overlap.ALLOW))
+    one, other = await two(make, job("task", overlap=Overlap.ALLOW), capacity=4)
+    hold(one, other)  # each takes what it has room for, however quick the other one is
     runs = [await one.scheduler.trigger("task") for _ in range(8)]
+    await until(lambda: len(one.attempts) == len(other.attempts) == 4)
+    for attempted in (*one.attempts, *other.attempts):
+        attempted.end()
     for run in runs:
         await ended(one, run)
-    assert one.started
-    assert other.started
     future = datetime.now(UTC) + timedelta(days=1)
     past = datetime(2000, 1, 1, tzinfo=UTC)
     bounds: dict[str, Any] = {"keep": 1000, "outputs_before": past, "slots_before": past}
@@ -845,7 +858,7 @@ async def test_a_wrong_password_a_wrong_port_and_a_missing_database_are_a_line_e
         ]
         for dsn, words in cases:
             with pytest.raises((StoreUnusable, StoreUnavailable), match=words) as caught:
-                await PostgresStore(dsn, owner="a", connect_seconds=2.0).open()
+                await PostgresStore(dsn, owner="a", connect_seconds=20.0).open()
             assert "\n" not in str(caught.value)
 
 

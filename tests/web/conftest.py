@@ -27,6 +27,7 @@ KEY = "a-key-that-the-operator-chose"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     "--no-sandbox",
+    "--disable-dev-shm-usage",  # containers often have a small one
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -36,6 +37,14 @@ FLAGS = [
 ]
 # What would make this host look like one that ends detached processes, or lead to another instance.
 HOSTILE = ("REPL", "ECHOSCHED", "NOTIFY_SOCKET", "SUPERVISOR", "DASHBOARD")
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask our own servers directly, also on a machine whose way out is a proxy."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
 
 
 @pytest.fixture(name="until")
@@ -44,7 +53,7 @@ def until_() -> Callable[..., Any]:
     return until
 
 
-def until(true: Callable[[], Any], seconds: float = 30.0, what: str = "it") -> Any:
+def until(true: Callable[[], Any], seconds: float = PATIENCE_SECONDS, what: str = "it") -> Any:
     """Return the first true answer; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -113,7 +122,7 @@ class Instance:
             self.said = told.read_text().splitlines()
             return any(line.startswith("key:") for line in self.said)
 
-        until(named, 30, "the web server's start")
+        until(named, what="the web server's start")
         address = next(line for line in self.said if line.startswith("dashboard:"))
         self.url = address.removeprefix("dashboard:").strip().removesuffix("/dashboard")
 
@@ -121,7 +130,7 @@ class Instance:
         if self.server is not None:
             self.server.terminate()
             try:
-                self.server.wait(20)
+                self.server.wait(40)
             except subprocess.TimeoutExpired:
                 self.server.kill()
                 self.server.wait()
@@ -155,7 +164,7 @@ class Instance:
             row = self.get(f"/api/runs/{run}")["data"]
             return None if row["state"] in ("queued", "running") else row
 
-        found: dict[str, Any] = until(outcome, 60, f"the end of run {run}")
+        found: dict[str, Any] = until(outcome, what=f"the end of run {run}")
         return found
 
     def close(self) -> None:
@@ -164,7 +173,7 @@ class Instance:
             self.cli("stop", "--force")
 
 
-JOBS = """
+JOBS = '''
 timezone = "UTC"
 [daemon]
 grace = "1s"
@@ -179,7 +188,11 @@ command = "echo dumping; echo 'pg_dump: error: connection refused' >&2; exit 2"
 [job.counter]
 description = "Counts to four, then waits for the file go"
 schedule = "0 0 1 1 *"
-command = "for i in 1 2 3 4; do echo line $i; done; until [ -e HOME/go ]; do sleep 0.05; done; echo line 5"
+command = """
+for i in 1 2 3 4; do echo line $i; done
+for i in $(seq 2400); do [ -e HOME/go ] && break; sleep 0.05; done
+echo line 5
+"""
 [job.sleeper]
 schedule = "0 0 1 1 *"
 command = "echo asleep; sleep 300"
@@ -196,7 +209,7 @@ builtin = "report"
 [job.selfheal]
 schedule = "0 8 1 1 *"
 builtin = "selfheal"
-"""
+'''
 
 
 @pytest.fixture
@@ -239,7 +252,9 @@ def chromium() -> Iterator[Any]:
             pytest.fail(f"browser tests: {missing}")
         pytest.skip(f"browser tests: {missing}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, headless=True, timeout=120_000
+        )
         yield browser
         browser.close()
 
@@ -261,13 +276,17 @@ class Eyes:
         width: int = 1280,
         height: int = 900,
         scheme: str = "light",
+        clock: bool = False,
     ) -> Any:
+        """Open a page; with *clock* its time can be moved on, and else goes on as ever."""
         context = self.browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
         )
         self.contexts.append(context)
+        if clock:
+            context.clock.install()
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("console", self._heard)
         if key is not None:

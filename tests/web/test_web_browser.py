@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 KEY = "a-key-that-the-operator-chose"
-SOON = 40_000  # ms; two cores, and others use them too
+SOON = 60_000  # ms; two cores, and others use them too
 
 
 def expect(locator):
@@ -38,8 +38,8 @@ def test_a_wrong_key_is_told_and_the_right_one_opens_the_page(served, eyes):
     assert KEY not in page.evaluate("JSON.stringify(localStorage)") + page.url
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("Dashboard key")).to_be_visible()
+    expect(page.locator("main")).not_to_contain_text("hello")
     assert page.evaluate("sessionStorage.getItem('echosched.key')") is None
-    assert "hello" not in page.locator("main").inner_text()
 
 
 def test_too_many_wrong_keys_are_slowed_down_in_words_and_the_right_one_still_opens(served, eyes):
@@ -70,7 +70,7 @@ def test_the_scheduler_is_started_restarted_and_stopped_without_a_reload(instanc
     pid = instance.status()["pid"]
     expect(page.locator("#health")).to_contain_text(f"pid {pid}")
     expect(row(page, "hello")).to_be_visible()
-    assert page.title().startswith("● Running")
+    expect(page).to_have_title(re.compile("^● Running"))
 
     page.get_by_role("button", name="Restart", exact=True).click()
     expect(page.locator("#health")).not_to_contain_text(f"pid {pid}")
@@ -161,11 +161,11 @@ def test_a_running_job_shows_its_progress_and_can_be_cancelled(served, eyes):
 
 def test_stopping_over_a_running_job_asks_first(served, eyes, until):
     served.post("/api/jobs/sleeper/run")
+    # The page asks only who knows of the run: its status must count it before the button is pressed.
+    until(lambda: served.get("/api/automations/status")["data"]["runs"]["running"] == 1)
     page = eyes.open(served)
     expect(row(page, "sleeper")).to_contain_text("running")
-    until(
-        lambda: page.get_by_role("button", name="Stop", exact=True).click() or page.locator("#sure").count()
-    )
+    page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator(".sure")).to_contain_text("One job is running")
     page.get_by_role("button", name="Leave it running").click()
     expect(page.locator(".sure")).to_have_count(0)
@@ -175,33 +175,40 @@ def test_stopping_over_a_running_job_asks_first(served, eyes, until):
     expect(page.locator("#health")).to_contain_text("Stopped")
 
 
-def test_pause_and_resume(served, eyes):
+def test_pause_and_resume(served, eyes, until):
     page = eyes.open(served)
     row(page, "hello").get_by_role("button", name="Pause").click()
     expect(row(page, "hello")).to_contain_text("paused")
-    assert served.get("/api/jobs/hello")["data"]["paused"] is True
+    until(lambda: served.get("/api/jobs/hello")["data"]["paused"])
     row(page, "hello").get_by_role("button", name="Resume").click()
     expect(row(page, "hello").get_by_role("button", name="Pause")).to_be_visible()
-    assert served.get("/api/jobs/hello")["data"]["paused"] is False
+    until(lambda: not served.get("/api/jobs/hello")["data"]["paused"])
+
+
+# What is promised is ten seconds; a browser that is short of a processor may take three times as long. The refresh
+# of every ten seconds is off, so that nothing but the event stream can have shown it.
+TEN_SECONDS_HERE = 30_000
 
 
 def test_a_killed_worker_is_shown_within_ten_seconds(served, eyes, kill):
     page = eyes.open(served)
+    page.locator("#set-auto").uncheck()
     expect(page.locator("#link")).to_contain_text("connected")
     worker = served.get("/api/automations/status")["data"]["worker_pid"]
     expect(page.locator("section.scheduler")).to_contain_text(f"pid {worker}")
     kill(worker)
-    expect(page.locator("#incident")).to_contain_text(re.compile("KILL|signal 9"), timeout=10_000)
+    expect(page.locator("#incident")).to_contain_text(re.compile("KILL|signal 9"), timeout=TEN_SECONDS_HERE)
     expect(page.locator("#health")).to_contain_text("Running")
     expect(page.locator("[data-key=Restarts] dd")).to_have_text("1")
 
 
 def test_a_killed_daemon_is_shown_within_ten_seconds_and_can_be_started_again(served, eyes, kill):
     page = eyes.open(served)
+    page.locator("#set-auto").uncheck()
     expect(page.locator("#link")).to_contain_text("connected")
     expect(page.locator("#health")).to_contain_text("Running")
     kill(served.status()["pid"])
-    expect(page.locator("#health")).to_contain_text("Stopped (it died)", timeout=10_000)
+    expect(page.locator("#health")).to_contain_text("Stopped (it died)", timeout=TEN_SECONDS_HERE)
     expect(page.locator("section.scheduler")).to_contain_text("signal 9")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator("#health")).to_contain_text("Running")
@@ -243,32 +250,36 @@ def test_the_journal_follows_and_filters(served, eyes):
 
 
 def test_without_live_mode_the_page_refreshes_every_ten_seconds_and_remembers_the_choice(served, eyes):
-    page = eyes.open(served)
+    page = eyes.open(served, clock=True)
     page.locator("#set-live").uncheck()
     page.reload()
     expect(page.locator("#set-live")).not_to_be_checked()
     expect(page.locator("#set-auto")).to_be_checked()
     expect(row(page, "hello")).to_contain_text("never ran")
     served.post("/api/jobs/hello/run?wait=1")
+    page.clock.fast_forward(10_000)
     expect(row(page, "hello")).to_contain_text("succeeded")
     page.locator("#set-auto").uncheck()
     page.reload()
     expect(page.locator("#set-auto")).not_to_be_checked()
     expect(row(page, "hello")).to_contain_text("succeeded")
     served.post("/api/jobs/backup/run?wait=1")
-    page.wait_for_timeout(12_000)
+    page.clock.fast_forward(60_000)
+    page.wait_for_timeout(1_000)  # what it asked for all the same would be here
     expect(row(page, "backup")).to_contain_text("never ran")
     page.keyboard.press("r")
     expect(row(page, "backup")).to_contain_text("failed")
 
 
 def test_a_web_server_that_went_away_is_told_and_its_return_noticed(served, eyes):
-    page = eyes.open(served)
+    page = eyes.open(served, clock=True)
     expect(page.locator("#link")).to_contain_text("connected")
     port = int(served.url.rsplit(":", 1)[1])
     served.unserve()
+    page.clock.fast_forward(10_000)  # to the next refresh
     expect(page.locator("#banner")).to_contain_text("does not answer")
     served.serve(port)
+    page.clock.fast_forward(10_000)
     expect(page.locator("#banner")).to_be_empty()
     expect(page.locator("#link")).to_contain_text("connected")
 
@@ -289,7 +300,7 @@ def test_the_timeline_is_walked_with_the_arrow_keys(served, eyes):
     page = eyes.open(served)
     page.get_by_role("button", name="1 h back and ahead").click()
     expect(page.locator(".mark")).to_have_count(2)
-    assert page.locator(".mark[tabindex='0']").count() == 1
+    expect(page.locator(".mark[tabindex='0']")).to_have_count(1)
     page.locator(".mark[tabindex='0']").focus()
     expect(page.locator(".tltold")).to_contain_text("backup #2 failed")
     page.keyboard.press("ArrowDown")
@@ -348,7 +359,7 @@ def test_a_thousand_jobs_stay_usable(instance, eyes):
     instance.serve()
     page = eyes.open(instance)
     expect(page.get_by_role("heading", name="Jobs (1,000)")).to_be_visible()
-    assert page.locator("table.jobs tbody tr").count() == 100
+    expect(page.locator("table.jobs tbody tr")).to_have_count(100)
     page.keyboard.press("/")
     page.keyboard.type("j0999")
     expect(page.locator("table.jobs tbody tr")).to_have_count(1)

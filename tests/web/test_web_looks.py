@@ -150,23 +150,30 @@ NAMELESS = """
 def test_pages_are_legible_and_fit(shop, eyes, device, width, height, scheme):
     PICTURES.mkdir(parents=True, exist_ok=True)
     page = eyes.open(shop, width=width, height=height, scheme=scheme)
+    # Where it is, its heading, and what is there once all that was asked for has come.
     views = {
-        "overview": ("#/", "section.attention .last"),
-        "run": (f"#/run/{shop.broken}", "pre.output"),
-        "live": (f"#/run/{shop.running}", "pre.output"),
-        "job": ("#/job/health-probe", "table.runs"),
-        "runs": ("#/runs", "table.runs"),
-        "journal": ("#/journal", "table.journal"),
+        "overview": ("#/", "Overview", ["section.attention .last", "table.jobs tbody tr", ".mark"]),
+        "run": (f"#/run/{shop.broken}", f"backup #{shop.broken}", ["pre.output:has-text('No space left')"]),
+        "live": (
+            f"#/run/{shop.running}",
+            f"catalogue-sync #{shop.running}",
+            ["pre.output:has-text('page 1 ')"],
+        ),
+        "job": ("#/job/health-probe", "health-probe", ["table.runs tbody tr"]),
+        "runs": ("#/runs", "Runs", ["table.runs tbody tr"]),
+        "journal": ("#/journal", "Journal", ["table.journal tbody tr"]),
     }
-    for name, (where, sign) in views.items():
+    for name, (where, heading, signs) in views.items():
         page.goto(f"{shop.url}/dashboard{where}")
-        page.locator(sign).first.wait_for(timeout=40_000)
-        page.wait_for_timeout(400)
+        page.locator("main h1", has_text=heading).wait_for(timeout=60_000)
+        for sign in signs:
+            page.locator(sign).first.wait_for(timeout=60_000)
+        page.wait_for_timeout(100)
         page.screenshot(path=PICTURES / f"{name}-{device}-{scheme}.png", full_page=True)
         look(page, name)
     shop.cli("stop")
     page.goto(f"{shop.url}/dashboard#/")
-    page.locator("#health[data-health=stopped]").wait_for(timeout=40_000)
+    page.locator("#health[data-health=stopped]").wait_for(timeout=60_000)
     page.locator("table.jobs").wait_for()
     page.screenshot(path=PICTURES / f"stopped-{device}-{scheme}.png")
     look(page, "stopped")

@@ -8,10 +8,11 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 JOBS = 2000
+SOON = 60_000
 
 
 @pytest.fixture
-def many(instance, until):
+def many(instance):
     """A scheduler with 2,000 jobs, one of which fails."""
     jobs = [
         f'[job.job-{n:04}]\nlabels = ["l{n % 7}"]\nschedule = "0 0 1 1 *"\ncommand = "exit 3"\n'
@@ -27,33 +28,35 @@ def many(instance, until):
     return instance
 
 
-def test_a_page_of_two_thousand_jobs_has_sparklines_finds_and_filters(many, eyes, until):
+def test_a_page_of_two_thousand_jobs_has_sparklines_finds_and_filters(many, eyes):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=SOON)
     page = eyes.open(many)
     rows = page.locator("table.jobs tbody tr")
-    rows.first.wait_for(timeout=60_000)
-    assert page.locator("#jobs-head").inner_text() == "Jobs (2,000)"
-    assert rows.count() == 100
+    expect(page.locator("#jobs-head")).to_have_text("Jobs (2,000)")
+    expect(rows).to_have_count(100)
     # What failed comes first, with its bars, and stands among what needs attention.
-    assert rows.first.get_attribute("data-key") == "job-1777"
-    assert rows.first.locator("svg.spark").count() == 1
-    assert page.locator("section.attention li").count() == 1
+    expect(rows.first).to_have_attribute("data-key", "job-1777")
+    expect(rows.first.locator("svg.spark")).to_have_count(1)
+    expect(page.locator("section.attention li")).to_have_count(1)
     page.get_by_role("button", name="Show 200 more").click()
-    until(lambda: rows.count() == 300)
+    expect(rows).to_have_count(300)
     page.get_by_role("searchbox").fill("JOB-199")
-    until(lambda: rows.count() == 10)
+    expect(rows).to_have_count(10)
     last = page.locator("tr[data-key='job-1999']")
-    assert last.locator("svg.spark g").count() == 1
-    assert page.locator("tr[data-key='job-0003']").count() == 0
+    expect(last.locator("svg.spark g")).to_have_count(1)
+    expect(page.locator("tr[data-key='job-0003']")).to_have_count(0)
     page.get_by_role("searchbox").fill("no such thing")
     page.get_by_role("button", name="Show all jobs").click()
-    until(lambda: rows.count() == 100)
+    expect(rows).to_have_count(100)
     page.get_by_role("button", name="Failing 1").click()
-    until(lambda: rows.count() == 1)
+    expect(rows).to_have_count(1)
     page.get_by_role("button", name="All 2,000").click()
     page.get_by_role("button", name="Job", exact=True).click()
-    until(lambda: rows.first.get_attribute("data-key") == "job-0000")
+    expect(rows.first).to_have_attribute("data-key", "job-0000")
     page.get_by_role("button", name="Job").and_(page.locator(".sort")).first.click()
-    until(lambda: rows.first.get_attribute("data-key") == "job-1999")
+    expect(rows.first).to_have_attribute("data-key", "job-1999")
     page.get_by_role("button", name="Run now job-1998").click()
     page.locator("tr[data-key='job-1998'] svg.spark").wait_for()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,10 @@ def test_schemathesis_finds_nothing(served, home: Path):
     examples = "150" if os.environ.get("ECHOSCHED_DEEP") else "12"
     settings = home / "schemathesis.toml"
     settings.write_text(SETTINGS)
-    served.configure(
-        (home / "echosched.toml").read_text().replace("sleep 300", "sleep 1").replace("sleep 0.5", "true")
-    )
+    # What the jobs do is nothing to this test; they shall not take the time that the calls could have.
+    text = (home / "echosched.toml").read_text().replace("sleep 300", "sleep 1")
+    served.configure(re.sub('builtin = "(brief|report|selfheal)"', 'command = "true"', text))
+    (home / "go").touch()
     served.post("/api/automations/reload")
     done = subprocess.run(
         [

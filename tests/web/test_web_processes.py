@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import urllib.request
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_the_start_button_works_while_the_scheduler_is_down(instance, until):
@@ -26,7 +27,8 @@ def test_the_start_button_works_while_the_scheduler_is_down(instance, until):
     assert started == {"ok": True, "status": "Scheduler started", "pid": instance.status()["pid"]}
     assert instance.post("/api/automations/start") == started
     assert until(lambda: instance.ask("GET", "/healthz", key=None)[0] == 200)
-    assert instance.ask("GET", "/readyz", key=None) == (200, {"ok": True, "ready": True})
+    # Whoever is not ready within three seconds says so; a busy machine may take that long.
+    assert until(lambda: instance.ask("GET", "/readyz", key=None) == (200, {"ok": True, "ready": True}))
 
     restarted = instance.post("/api/automations/restart")
     assert restarted["status"] == "Scheduler restarted"
@@ -117,8 +119,8 @@ def test_runs_can_be_started_watched_paged_and_cancelled(served, until):
 
 def test_the_original_addresses_run_the_built_in_jobs(served):
     for path in ("/api/exec/brief", "/api/exec/report", "/api/self-heal"):
-        answer = served.post(path + "?wait=1")
-        assert answer["data"]["state"] == "succeeded", path
+        assert served.ended(served.post(path)["run"])["state"] == "succeeded", path
+    assert served.post("/api/exec/brief?wait=1")["data"]["state"] == "succeeded"
     assert list((served.home / "reports").glob("*.html"))
 
 
@@ -148,14 +150,14 @@ def test_prometheus_finds_what_it_needs_and_no_command(served):
     request = urllib.request.Request(
         served.url + "/metrics", headers={"Authorization": f"Bearer {served.environ['DASHBOARD_KEY']}"}
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = response.read().decode()
     assert re.search(r"^echosched_up 1\.0$", text, re.MULTILINE)
     assert 'echosched_runs_total{job_name="backup",state="failed"} 1.0' in text
     assert "pg_dump" not in text
     served.post("/api/automations/stop")
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         assert b"echosched_up 0.0" in response.read()
 
 
@@ -220,17 +222,23 @@ def test_records_are_read_while_nothing_runs_and_secrets_stay_masked(served):
     assert secret not in str(answer)
 
 
-def test_a_stopped_worker_hangs_neither_status_nor_health(served, until):
-    pid = served.get("/api/automations/status")["data"]["worker_pid"]
+def test_a_stopped_worker_hangs_neither_status_nor_health(instance, until):
+    # It counts as stalled after 7 s, and is replaced after 18.
+    text = (instance.home / "echosched.toml").read_text()
+    instance.configure(text.replace("[daemon]\n", '[daemon]\nwatchdog = "18s"\n'))
+    instance.cli("start")
+    instance.serve()
+    pid = instance.get("/api/automations/status")["data"]["worker_pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
         stalled = until(
-            lambda: (answer := served.ask("GET", "/healthz", key=None, timeout=8))[0] == 503 and answer
+            lambda: (answer := instance.ask("GET", "/healthz", key=None, timeout=15))[0] == 503 and answer
         )
         assert stalled[1]["error"]["code"] in ("stalled", "degraded")
     finally:
-        os.kill(pid, signal.SIGCONT)
-    until(lambda: served.ask("GET", "/healthz", key=None)[0] == 200)
+        with contextlib.suppress(ProcessLookupError):  # it may have been replaced already
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: instance.ask("GET", "/healthz", key=None)[0] == 200)
 
 
 def test_the_key_is_named_once_and_never_again(instance):
@@ -274,7 +282,7 @@ def test_events_are_resumed_behind_the_last_one_also_by_a_new_web_server(served)
         request = urllib.request.Request(
             served.url + "/api/events", headers={"X-Dash-Key": key, "Last-Event-ID": after}
         )
-        with urllib.request.urlopen(request, timeout=30) as stream:
+        with urllib.request.urlopen(request, timeout=60) as stream:
             for line in stream:
                 if wanted in line:
                     return
@@ -289,10 +297,10 @@ def test_the_web_server_leaves_at_once_although_pages_are_open(served):
     request = urllib.request.Request(
         served.url + "/api/events", headers={"X-Dash-Key": served.environ["DASHBOARD_KEY"]}
     )
-    with urllib.request.urlopen(request, timeout=20) as stream:
+    with urllib.request.urlopen(request, timeout=60) as stream:
         assert stream.readline().startswith(b"retry")
         served.server.terminate()
         try:
-            assert served.server.wait(8) == 0
+            assert served.server.wait(30) == 0  # aiohttp would wait a minute
         except subprocess.TimeoutExpired:
             pytest.fail("it waited for an open page")
