@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 STARTER = str(HERE / "daemon_starter.py")
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
     """Return the first true value of *condition*; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
