@@ -71,6 +71,7 @@ class House:
     def run(self, verb: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("umask", 0o022)
         return subprocess.run(
             [*CLI, verb, "--home", str(self.directory), *words],
             capture_output=True,
@@ -88,6 +89,7 @@ class House:
         return done.stdout
 
     def popen(self, verb: str, *words: str, **options: Any) -> subprocess.Popen[Any]:
+        options.setdefault("umask", 0o022)
         child = subprocess.Popen(
             [*CLI, verb, "--home", str(self.directory), *words], env=self.environ, **options
         )

@@ -63,11 +63,16 @@ class Home:
             text=True,
             timeout=timeout,
             check=False,
+            umask=0o022,
         )
 
     def spawn(self, verb: str, *, prefix: tuple[str, ...] = (), **wishes: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*prefix, *self.argv(verb, **wishes)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*prefix, *self.argv(verb, **wishes)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            umask=0o022,
         )
         self.popen.append(process)
         return process

@@ -108,7 +108,7 @@ def send(port: int, request: bytes) -> bytes | None:
 
     Who is not answered soon may have asked for an answer later: it then says that nothing more will come.
     """
-    with socket.create_connection(("127.0.0.1", port), timeout=0.5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=0.2) as connection:
         answer = b""
         with contextlib.suppress(OSError):  # it has hung up on us
             connection.sendall(request)
