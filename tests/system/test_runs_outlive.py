@@ -284,7 +284,7 @@ async def fill(house: House, rows: int) -> None:
 
 @pytest.mark.parametrize("blow", ["kill", "upgrade"])
 def test_a_builtin_job_that_ended_with_the_worker_begins_anew(house: House, blow: str) -> None:
-    asyncio.run(fill(house, 8_000))
+    asyncio.run(fill(house, 14_000))
     house.write('[job.keep]\nbuiltin = "retention"\n')
     house.ok("start")
     house.ok("run", "keep")

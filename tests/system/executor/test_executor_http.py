@@ -394,7 +394,7 @@ async def test_a_call_can_be_cancelled(rig: Rig, serve: Serve) -> None:
     assert execution.process is None
     await asyncio.sleep(0.1)
     execution.cancel("stopped", state=State.CANCELLED, kill_after=timedelta(seconds=5))
-    result = await asyncio.wait_for(execution.wait(), 20)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert (result.state, result.error) == (State.CANCELLED, "stopped")
     execution.settle()
 

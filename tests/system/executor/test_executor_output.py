@@ -137,7 +137,7 @@ async def test_an_adopted_job_is_held_to_its_limit_and_counted(rigs: Rigs) -> No
     )
     assert on_disk(path) < 250_000_000
     execution.cancel("enough", state=State.CANCELLED, kill_after=timedelta(seconds=5))
-    await asyncio.wait_for(execution.wait(), 30)
+    await asyncio.wait_for(execution.wait(), 60)
     head, lost, tail = NOTE.split(first.output(attempt))
     assert head.startswith("begin\ny\n")
     assert len(head) + len(tail) == LIMIT
