@@ -71,7 +71,6 @@ class House:
     def run(self, verb: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         options.setdefault("stdin", subprocess.DEVNULL)
-        options.setdefault("umask", 0o022)
         return subprocess.run(
             [*CLI, verb, "--home", str(self.directory), *words],
             capture_output=True,
@@ -89,7 +88,6 @@ class House:
         return done.stdout
 
     def popen(self, verb: str, *words: str, **options: Any) -> subprocess.Popen[Any]:
-        options.setdefault("umask", 0o022)
         child = subprocess.Popen(
             [*CLI, verb, "--home", str(self.directory), *words], env=self.environ, **options
         )
@@ -156,6 +154,14 @@ class House:
             for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_umask() -> Iterator[None]:
+    """Make files as people do, whoever started these tests: what others may read depends on it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

@@ -63,7 +63,6 @@ class Home:
             text=True,
             timeout=timeout,
             check=False,
-            umask=0o022,
         )
 
     def spawn(self, verb: str, *, prefix: tuple[str, ...] = (), **wishes: Any) -> subprocess.Popen[str]:
@@ -72,7 +71,6 @@ class Home:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            umask=0o022,
         )
         self.popen.append(process)
         return process
