@@ -455,6 +455,7 @@ def test_a_server_that_hangs_or_talks_garbage_delays_nobody(house: House) -> Non
         assert while_it_hung
         assert max(row["lag_seconds"] for row in while_it_hung) < 4
     finally:
+        garbage.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
+        thread.join()
         garbage.close()
         mute.close()
-        thread.join(10)
