@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +30,24 @@ def eventually(look: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {found!r}"
         time.sleep(0.05)
     return found
+
+
+def waiting(file: Path) -> str:
+    """Return what a shell does until somebody makes *file* (two minutes at most): it ends when the test says so."""
+    return f"for _ in $(seq 1200); do [ -e {file} ] && break; sleep 0.1; done"
+
+
+def free_port() -> int:
+    """Return a port that is free and stays so: the kernel gives none from this range to whom any port will do."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(max(1024, lowest - 20_000), lowest)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class House:
@@ -134,6 +154,14 @@ class House:
             for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_umask() -> Iterator[None]:
+    """Make files as people do, whoever started these tests: what others may read depends on it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 STARTER = str(HERE / "daemon_starter.py")
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
     """Return the first true value of *condition*; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -67,7 +67,10 @@ class Home:
 
     def spawn(self, verb: str, *, prefix: tuple[str, ...] = (), **wishes: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*prefix, *self.argv(verb, **wishes)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*prefix, *self.argv(verb, **wishes)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.popen.append(process)
         return process

@@ -2,10 +2,10 @@
 
 Run as ``python daemon_worker.py JOURNAL MODE``; what happens is written to JOURNAL, a line each.
 MODE: ``serve`` · ``exit:N`` · ``raise`` · ``segv`` · ``fail:N:MESSAGE`` · ``crash`` (ready, then exit 9) ·
-``child:SECONDS:CODE`` (serve, with a child process of that life and end) · ``hang``: never ready ·
+``child:SECONDS:CODE`` (serve, with a child process of that life at most and that end) · ``hang``: never ready ·
 ``orphan``: leaves one behind · ``dieongo``: as a standby, dies when it is to take over ·
 ``chatter``: writes numbered lines to the journal, quickly.
-A file beside JOURNAL named ``mode`` replaces MODE for later workers.
+A file beside JOURNAL named ``mode`` replaces MODE for later workers; one named ``enough`` ends the child.
 """
 
 from __future__ import annotations
@@ -65,7 +65,12 @@ def main() -> int:
         time.sleep(0.05)
         return 9
     if kind == "child" and not link.children:
-        script = f"import os, time; time.sleep({parameters[0]}); os._exit({parameters[1]})"
+        enough = os.path.join(os.path.dirname(journal), "enough")
+        script = (
+            f"import os, time; end = time.monotonic() + {parameters[0]}\n"
+            f"while time.monotonic() < end and not os.path.exists({enough!r}): time.sleep(0.02)\n"
+            f"os._exit({parameters[1]})"
+        )
         environment = {**os.environ, "MARK": f"{os.path.dirname(journal)}:7.1"}
         child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, env=environment)
         ticks = start_ticks(child.pid)
@@ -109,6 +114,7 @@ def main() -> int:
             if message.op == "reload":
                 link.reloading()
                 link.reloaded({"grace": 2.5})
+                note("reloaded")
             elif message.op == "reopen":
                 link.reopen_output()
                 if chat:

@@ -8,11 +8,12 @@ import subprocess
 
 import pytest
 
-from .conftest import House, eventually
+from .conftest import House, eventually, waiting
 
 
 def test_a_daemon_that_stops_says_so_and_what_it_waits_for(house: House) -> None:
-    house.write('[daemon]\ngrace = "20s"\n[job.slow]\ncommand = "sleep 5"\n')
+    enough = house.directory / "enough"
+    house.write(f'[daemon]\ngrace = "2m"\n[job.slow]\ncommand = "{waiting(enough)}"\n')
     house.ok("start")
     house.ok("run", "slow")
     eventually(lambda: house.status["runs"]["running"] == 1)
@@ -22,6 +23,7 @@ def test_a_daemon_that_stops_says_so_and_what_it_waits_for(house: House) -> None
     shown = eventually(lambda: (text := house.ok("status").splitlines()[0]) and "stopping" in text and text)
     assert shown.endswith("ok, stopping (SIGTERM), waiting for 1 running job")
     assert house.status["stopping"]["reason"] == "SIGTERM"
+    enough.touch()
     assert leaving.wait(60) == 0
     assert house.status["running"] is False
     assert house.status["stopping"] is None
@@ -124,7 +126,7 @@ def test_history_by_state_goes_by_the_state_that_people_are_shown(house: House) 
     """A run that waits for its place has the right to start already, but nobody calls that running."""
     house.write(
         "[daemon]\nmax_concurrent = 1\n"
-        + "".join(f'[job.j{n}]\ncommand = "sleep 30"\n' for n in range(4))
+        + "".join(f'[job.j{n}]\ncommand = "sleep 120"\n' for n in range(4))
         + '[job.bad]\ncommand = "false"\n'
     )
     house.ok("start")

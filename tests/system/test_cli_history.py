@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,9 +47,7 @@ def test_only_what_failed(lived: House) -> None:
 
 
 def test_only_what_is_recent(lived: House) -> None:
-    time.sleep(1.1)
     moment = rfc3339(SystemClock().now())
-    time.sleep(0.1)
     lived.outcome("good")
     assert shown(lived, "--since", moment) == ["good"]
     assert shown(lived, "--since", "1h") == ["good", "slow", "bad", "good"]
@@ -59,7 +56,7 @@ def test_only_what_is_recent(lived: House) -> None:
 
 def test_times_are_told_as_people_tell_them(lived: House) -> None:
     line = next(line for line in lived.ok("history").splitlines() if " bad " in line)
-    assert re.search(r"manual +\d[\d.]*s ago +0\.\d\ds +3 +exit code 3$", line)
+    assert re.search(r"manual +\d[\dm.]*s ago +\d[\d.]*s +3 +exit code 3$", line)
 
 
 def test_the_same_is_told_when_nothing_runs(lived: House) -> None:

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from terminal import Terminal
 
+from .conftest import waiting
+
 if TYPE_CHECKING:
     from tests.system.conftest import House
 
@@ -30,11 +32,11 @@ NO_RICH = [
 ]
 JOBS = """
 [job.steady]
-schedule = "every 2s"
-command = "sleep 1; echo 1; sleep 1"
+schedule = "every 1s"
+command = "sleep 0.4; echo 1; sleep 0.4"
 overlap = "skip"
 [job.sour]
-schedule = "every 3s"
+schedule = "every 1s"
 command = "exit 3"
 [job.daily]
 schedule = "0 8 * * *"
@@ -82,7 +84,7 @@ def test_watch_shows_progress_against_the_usual_and_leaves_cleanly(
     lively: House, open_terminal: Open, program: list[str]
 ) -> None:
     terminal = open_terminal("status", "--watch", program=program)
-    terminal.expect(r"steady .*of usually 2\.\ds")
+    terminal.expect(r"steady .*of usually (?:0\.[89]\d|[1-9][\d.]+)s")
     terminal.expect(r"daily +in \d+h\d\dm")
     terminal.expect(r"sour +failed +.* ago")
     first = terminal.expect(r"activity +(\S+) ago")
@@ -238,13 +240,15 @@ def test_odd_events_are_told_in_yellow(house: House, open_terminal: Open) -> Non
 
 
 def test_run_wait_shows_output_as_it_comes_and_the_outcome(house: House, open_terminal: Open) -> None:
-    house.write('[job.talk]\ncommand = "echo one; sleep 2; echo two; exit 4"\n')
+    enough = house.directory / "enough"
+    house.write(f'[job.talk]\ncommand = "echo one; {waiting(enough)}; echo two; exit 4"\n')
     house.ok("start")
     terminal = open_terminal("run", "talk", "--wait")
     terminal.expect("one")
     assert "two" not in terminal.text
+    enough.touch()
     terminal.expect("two")
-    terminal.expect(r"run 1 of talk: failed in 2\.\ds: exit code 4")
+    terminal.expect(r"run 1 of talk: failed in \d[\d.]*s: exit code 4")
     assert terminal.end() == 1
     assert RED in terminal.raw
 

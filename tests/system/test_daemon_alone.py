@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import House, eventually
+from .conftest import House, eventually, waiting
 
-QUICK = '[job.hello]\ncommand = "echo hello"\n[job.long]\ncommand = "sleep 30"\nkill_after = "1s"\n'
+QUICK = '[job.hello]\ncommand = "echo hello"\n[job.long]\ncommand = "sleep 90"\nkill_after = "1s"\n'
 
 
 def alone(house: House) -> subprocess.Popen[bytes]:
@@ -30,7 +30,7 @@ def state(house: House) -> dict[str, Any]:
 
 
 def test_a_worker_alone_says_that_it_stops_and_how_it_ended(house: House) -> None:
-    house.write('[daemon]\ngrace = "20s"\n' + QUICK)
+    house.write('[daemon]\ngrace = "80s"\n' + QUICK)
     child = alone(house)
     house.ok("run", "long")
     eventually(lambda: house.status["runs"]["running"] == 1)
@@ -60,12 +60,15 @@ def test_an_upgrade_of_a_worker_alone_is_refused_and_changes_nothing(house: Hous
 
 
 def test_a_worker_alone_leaves_its_jobs_to_the_next_daemon_when_asked_to(house: House) -> None:
-    house.write('[job.slow]\ncommand = "sleep 4; exit 3"\n')
+    enough = house.directory / "enough"
+    house.write(f'[job.slow]\ncommand = "{waiting(enough)}; exit 3"\n')
     child = alone(house)
     house.ok("run", "slow")
     eventually(lambda: house.status["runs"]["running"] == 1)
     house.ok("restart", "--keep-jobs")
     assert child.wait(30) == 0
+    assert house.history("slow", "--state", "running")
+    enough.touch()
     row = house.last("slow")
     assert row["error"] is None or "stop" not in row["error"]
     assert row["state"] in ("failed", "abandoned")  # its parent is gone: not every kernel tells the exit code

@@ -48,7 +48,7 @@ class Script:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
             **options,  # type: ignore[call-overload]
         )
@@ -110,7 +110,7 @@ def test_opening_is_quick_whatever_the_descriptor_limit(script: Script, library:
     begun = time.monotonic()
     done = script.run(text, library)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # to close each of them would take minutes
     descriptors = eventually(lambda: (script.path / "x.out").read_text())
     assert "5000" not in descriptors
     assert len(descriptors.split(",")) <= 6  # 0-2, the file for out, the listing
@@ -195,7 +195,7 @@ def test_closed_standard_descriptors_are_repaired(script: Script) -> None:
     (script.path / "program.py").write_text(SERVE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = f"exec '{sys.executable}' program.py <&- >&- 2>&-"
-    done = subprocess.run(command, shell=True, cwd=script.path, env=environment, timeout=30, check=False)
+    done = subprocess.run(command, shell=True, cwd=script.path, env=environment, timeout=60, check=False)
     assert done.returncode == 0
     eventually(lambda: (script.path / "x.out").read_text() == "serving\n")
 

@@ -132,7 +132,7 @@ def test_a_loser_whose_winner_fails_tries_again(home: Home) -> None:
     winner = home.spawn("start", mode="hang", settings={"start_limit": 1.0, "watchdog": 1.0})
     eventually(lambda: lock.is_held(home.paths.pidfile))
     loser = home.run("start")
-    assert winner.wait(timeout=20) == 1
+    assert winner.wait(timeout=60) == 1
     assert (loser.returncode, loser.stdout.split()[1]) == (0, "started")
 
 
@@ -178,7 +178,7 @@ def test_an_unwritable_directory_is_one_clear_line(home: Home) -> None:
 def test_start_in_a_pipeline_returns(home: Home) -> None:
     command = " ".join(f"'{word}'" for word in home.argv("start"))
     done = subprocess.run(
-        f"{command} 2>&1 | cat", shell=True, capture_output=True, text=True, timeout=30, check=True
+        f"{command} 2>&1 | cat", shell=True, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split()[1] == "started"
 
@@ -186,7 +186,7 @@ def test_start_in_a_pipeline_returns(home: Home) -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_start_with_closed_standard_descriptors(home: Home, closed: str) -> None:
     command = " ".join(f"'{word}'" for word in home.argv("start"))
-    done = subprocess.run(f"{command} {closed}", shell=True, timeout=30, check=False)
+    done = subprocess.run(f"{command} {closed}", shell=True, timeout=60, check=False)
     assert done.returncode == 0
     status = home.status()
     assert status["health"] == "ok"
@@ -198,7 +198,7 @@ def test_start_with_a_socket_as_stdin_detaches_all_the_same(home: Home) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.run(
-            home.argv("start"), stdin=theirs, capture_output=True, text=True, timeout=30, check=True
+            home.argv("start"), stdin=theirs, capture_output=True, text=True, timeout=60, check=True
         )
     pid = int(done.stdout.split()[0])
     stat = proc.read_stat(pid)
@@ -214,7 +214,7 @@ def test_start_is_quick_with_the_highest_descriptor_limit(home: Home) -> None:
         prefix = ("prlimit", f"--nofile={limit}:{limit}")  # not even root may raise it here
     begun = time.monotonic()
     assert home.run("start", prefix=prefix).returncode == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # to close each of them would take minutes
 
 
 def test_a_zombie_holder_is_dead(home: Home) -> None:
@@ -249,7 +249,7 @@ def test_the_foreground_keeps_its_pid_and_shows_the_journal(home: Home) -> None:
     status = eventually(lambda: (s := home.status())["ready"] and s)
     assert (status["pid"], status["mode"]) == (process.pid, "foreground")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert out == Path(str(home.paths.log)).read_text()
     assert '"event":"shutdown","signal":"SIGINT"' in out
@@ -271,7 +271,7 @@ def test_a_worker_alone_obeys_signals_and_cleans_up(home: Home) -> None:
     process.send_signal(signal.SIGHUP)
     eventually(lambda: any(line.startswith("reload") for line in home.notes()))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert home.status()["last_exit"]["how"] == "clean"
     assert not os.path.exists(home.paths.pidfile)

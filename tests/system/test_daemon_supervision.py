@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def worker_of(home: Home, other_than: int | None = None) -> int:
     )
 
 
+def seconds_for(call: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    call()
+    return time.monotonic() - begun
+
+
 def test_a_killed_worker_is_replaced(home: Home) -> None:
     pid = home.start()
     first = worker_of(home)
@@ -49,14 +56,14 @@ def test_a_killed_worker_is_replaced(home: Home) -> None:
 
 
 def test_a_stopped_worker_shows_as_stalled_at_once_and_the_watchdog_replaces_it(home: Home) -> None:
-    home.start(settings={"watchdog": 3.0})
+    pid = home.start(settings={"watchdog": 3.0})
     first = worker_of(home)
+    os.kill(pid, signal.SIGSTOP)  # nobody bites before we have looked
     os.kill(first, signal.SIGSTOP)
     eventually(lambda: home.status()["health"] == "stalled")
-    begun = time.monotonic()
-    home.status()
-    assert time.monotonic() - begun < 0.5
+    assert min(seconds_for(home.status) for _ in range(5)) < 0.5
     assert home.status()["worker_pid"] == first
+    os.kill(pid, signal.SIGCONT)
     worker_of(home, first)
     bite = home.events("watchdog")[0]
     assert bite["pid"] == first
@@ -88,7 +95,7 @@ def test_the_worker_dies_with_its_supervisor_and_the_next_status_tells(home: Hom
     worker = worker_of(home)
     ticks = ticks_of(worker)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not proc.is_alive(worker, ticks), 2)
+    eventually(lambda: not proc.is_alive(worker, ticks))
     status = home.status()
     assert (status["running"], status["lsb"], status["last_exit"]["how"]) == (False, 1, "signal 9")
     second = home.start()
@@ -103,7 +110,13 @@ def test_a_stopped_worker_dies_with_its_supervisor_too(home: Home) -> None:
     ticks = ticks_of(worker)
     os.kill(worker, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not proc.is_alive(worker, ticks), 2)
+    eventually(lambda: not proc.is_alive(worker, ticks))
+
+
+def switches(pid: int) -> int:
+    """Return how often the process has gone to wait for something."""
+    words = Path(f"/proc/{pid}/status").read_text().split("\nvoluntary_ctxt_switches:")[1]
+    return int(words.split()[0])
 
 
 def test_a_pause_of_the_whole_container_is_not_taken_for_a_hang(home: Home) -> None:
@@ -112,8 +125,9 @@ def test_a_pause_of_the_whole_container_is_not_taken_for_a_hang(home: Home) -> N
     for each in (pid, worker):
         os.kill(each, signal.SIGSTOP)
     time.sleep(5)
+    waits = switches(pid)
     os.kill(pid, signal.SIGCONT)
-    time.sleep(0.5)  # the supervisor runs first, and sees a very old beat
+    eventually(lambda: switches(pid) > waits)  # the supervisor runs first, and sees a very old beat
     os.kill(worker, signal.SIGCONT)
     eventually(lambda: home.status()["health"] == "ok")
     assert home.status()["worker_pid"] == worker
@@ -171,12 +185,13 @@ def child_line(home: Home) -> tuple[int, int]:
 
 
 def test_a_child_outlives_its_worker_and_its_exit_code_reaches_the_next(home: Home) -> None:
-    home.start(mode="child:1.5:42")
+    home.start(mode="child:60:42")
     child, ticks = child_line(home)
     first = worker_of(home)
     os.kill(first, signal.SIGKILL)
     worker_of(home, first)
     assert proc.is_alive(child, ticks)
+    (home.path / "enough").touch()
     started = next(line for line in reversed(home.notes()) if line.startswith("start "))
     assert f"Child('7.1', pid={child}, start_ticks={ticks}, status=None)" in started
     exited = eventually(lambda: next((line for line in home.notes() if line.startswith("child_exit")), None))
@@ -184,10 +199,14 @@ def test_a_child_outlives_its_worker_and_its_exit_code_reaches_the_next(home: Ho
 
 
 def test_an_exit_between_two_workers_is_kept_for_the_next(home: Home) -> None:
-    home.start(mode="child:0.4:43", settings={"backoff_first": 1.0})
+    pid = home.start(mode="child:60:43")
     child, ticks = child_line(home)
     first = worker_of(home)
+    os.kill(pid, signal.SIGSTOP)  # it learns of both when both are dead
     os.kill(first, signal.SIGKILL)
+    (home.path / "enough").touch()
+    eventually(lambda: not proc.is_alive(child, ticks))
+    os.kill(pid, signal.SIGCONT)
     worker_of(home, first)
     started = next(line for line in reversed(home.notes()) if line.startswith("start "))
     assert f"Child('7.1', pid={child}, start_ticks={ticks}, status=43)" in started
@@ -238,14 +257,14 @@ def test_a_hung_worker_does_not_hold_up_a_stop_for_ever(home: Home) -> None:
     os.kill(worker, signal.SIGSTOP)
     begun = time.monotonic()
     assert home.run("stop").returncode == 0
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 15  # after 20 s it would have given up waiting
     assert not proc.is_alive(worker)
 
 
 def test_hup_reloads_and_the_supervisor_takes_its_share(home: Home) -> None:
     home.start()
     assert home.run("reload").returncode == 0
-    eventually(lambda: any(line.startswith("reload") for line in home.notes()))
+    eventually(lambda: "reloaded" in home.notes())
     home.run("stop")
     assert any(line.startswith("stop SIGTERM False 2.5 ") for line in home.notes())  # the new grace
 
@@ -269,7 +288,7 @@ def test_an_upgrade_keeps_pid_lock_and_children(home: Home) -> None:
     assert home.status()["restarts"] == 0
     assert lock.is_held(home.paths.pidfile)
     assert proc.is_alive(child, ticks)
-    assert not proc.is_alive(first)
+    eventually(lambda: not proc.is_alive(first))
     went = eventually(lambda: next((line for line in home.notes() if line.startswith("go ")), None))
     assert f"pid={child}" in went
     # The new supervisor really supervises: it restarts, and it stops everything.
@@ -342,8 +361,8 @@ def test_upgrades_can_follow_each_other(home: Home, times: int) -> None:
 
 
 def test_rotation_loses_no_line(home: Home) -> None:
-    home.start(mode="chatter", settings={"log_max_size": 20_000, "log_keep": 50, "watchdog": 1.0})
-    eventually(lambda: (home.path / "e.log.3").exists(), 60)
+    home.start(mode="chatter", settings={"log_max_size": 20_000, "log_keep": 50, "watchdog": 2.5})
+    eventually(lambda: (home.path / "e.log.3").exists())
     home.run("stop")
     lines: list[str] = []
     for file in sorted(

@@ -42,7 +42,7 @@ def test_a_service_manager_is_told_everything(home: Home, abstract: bool) -> Non
     address = f"\0echosched-test-{os.getpid()}" if abstract else f"{home.path}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
-        manager.settimeout(20)
+        manager.settimeout(60)
         environment = environment_with(NOTIFY_SOCKET=address.replace("\0", "@"), WATCHDOG_USEC="600000")
         environment.pop("WATCHDOG_PID", None)
         process = spawn_with(home, "foreground", environment)
@@ -54,7 +54,7 @@ def test_a_service_manager_is_told_everything(home: Home, abstract: bool) -> Non
         begun = time.monotonic()
         for _ in range(3):
             assert received(manager) == {"WATCHDOG": "1"}
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
         process.send_signal(signal.SIGHUP)
         reloading = received(manager)
         while "WATCHDOG" in reloading:
@@ -70,7 +70,7 @@ def test_a_service_manager_is_told_everything(home: Home, abstract: bool) -> Non
         while "WATCHDOG" in stopping:
             stopping = received(manager)
         assert stopping["STOPPING"] == "1"
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     environ = next(line for line in home.notes() if line.startswith("environment"))
     assert "NOTIFY_SOCKET" not in environ
     assert "WATCHDOG_USEC" not in environ
@@ -80,7 +80,7 @@ def test_an_unreachable_notify_socket_is_no_obstacle(home: Home) -> None:
     process = spawn_with(home, "foreground", environment_with(NOTIFY_SOCKET="/nonexistent/notify"))
     eventually(lambda: home.status()["health"] == "ok")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -97,7 +97,7 @@ def test_as_process_one_it_reaps_everything_and_obeys_signals(home: Home) -> Non
     below = Path(f"/proc/{first}/task/{first}/children")
     eventually(lambda: len(below.read_text().split()) == 1)  # only the worker is left
     os.kill(int(first), signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert not lock.is_held(home.paths.pidfile)
 
@@ -133,7 +133,7 @@ def test_a_pipe_that_nobody_reads_does_not_stop_a_foreground_daemon(home: Home) 
         home.popen.append(process)
     eventually(lambda: home.status()["health"] == "ok")
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     os.close(reading)
     assert process.returncode == 0
 
@@ -184,7 +184,7 @@ def test_privileges_are_given_up_once_files_and_locks_are_there(home: Home, tmp_
         worker = status["worker_pid"]
         os.kill(worker, signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not proc.is_alive(worker), 3)
+        eventually(lambda: not proc.is_alive(worker))
         pid = inner.start(settings={"user": "nobody"})
         assert inner.run("stop").returncode == 0
         assert not os.path.exists(inner.paths.pidfile)
@@ -226,13 +226,13 @@ def test_in_a_chroot_paths_are_given_from_outside(tmp_path: Path) -> None:
         settings={"chroot": str(jail)},
     )
     try:
-        status = eventually(lambda: (s := inner.status())["ready"] and s, 20)
+        status = eventually(lambda: (s := inner.status())["ready"] and s)
         assert os.readlink(f"/proc/{status['pid']}/root") == str(jail)
         assert os.readlink(f"/proc/{status['worker_pid']}/root") == str(jail)
         assert status["health"] == "ok"
         assert (jail / "home" / "notes").exists()
         assert inner.run("stop").returncode == 0
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
         assert process.returncode == 0
     finally:
         inner.kill()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +19,8 @@ import pytest
 
 from echosched import Run, Scheduler, State
 from echosched.daemon import lock, proc
+
+from .conftest import free_port, waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -103,7 +104,7 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
 PATIENT = """
     import sys
     from echosched import Scheduler, Context
-    scheduler = Scheduler("jobs.db", grace=30)
+    scheduler = Scheduler("jobs.db", grace=100)
     @scheduler.job("@boot", timeout=None)
     def patient(run: Context) -> str:
         print("begun", flush=True)
@@ -127,13 +128,20 @@ def test_a_signal_lets_running_jobs_finish(programs: Programs) -> None:
     assert not (programs.path / "jobs.db.lock").exists()
 
 
+def pending(pid: int) -> int:
+    """Return the signals that *pid* has been sent and has not taken yet, as a mask."""
+    lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)
+
+
 def test_a_second_signal_does_not_wait(programs: Programs) -> None:
-    child = programs.start(programs.write(PATIENT), "60")
+    child = programs.start(programs.write(PATIENT), "100")
     eventually(lambda: "begun" in programs.said)
     child.send_signal(signal.SIGINT)
+    eventually(lambda: not pending(child.pid))  # two at once would be one
     time.sleep(0.3)
     child.send_signal(signal.SIGINT)
-    assert child.wait(20) == 0
+    assert child.wait(PATIENCE_SECONDS) == 0
     (run,) = programs.history()
     assert (run.state, run.error) == (State.CANCELLED, "the scheduler was stopped")
 
@@ -148,7 +156,7 @@ def test_a_crash_hides_a_callable_and_keeps_a_command(programs: Programs) -> Non
         def callable_(run: Context) -> None:
             print("called", flush=True)
             run.wait_cancelled(60)
-        scheduler.add("command", "@reboot", command="sleep 3; echo done; exit 7")
+        scheduler.add("command", "@reboot", command=sys.argv[1])
         @scheduler.on(RunAbandoned)
         def abandoned(event: RunAbandoned) -> None:
             print("abandoned", event.job, flush=True)
@@ -160,7 +168,9 @@ def test_a_crash_hides_a_callable_and_keeps_a_command(programs: Programs) -> Non
             print("end", event.job, event.state, event.exit_code, flush=True)
         scheduler.run()
     """)
-    first = programs.start(file)
+    enough = programs.path / "enough"
+    command = f"{waiting(enough)}; echo done; exit 7"
+    first = programs.start(file, command)
 
     def under_way() -> bool:
         return (
@@ -170,10 +180,11 @@ def test_a_crash_hides_a_callable_and_keeps_a_command(programs: Programs) -> Non
     eventually(lambda: "called" in programs.said and under_way())
     first.kill()
     first.wait()
-    programs.start(file)
+    programs.start(file, command)
+    eventually(lambda: "adopted command" in programs.said)
+    enough.touch()
     eventually(lambda: "end command" in programs.said)
     assert "abandoned callable_" in programs.said
-    assert "adopted command" in programs.said
     runs = {run.job: run for run in programs.history()}
     assert len(runs) == 2  # @reboot: once in this boot, also after the crash
     assert runs["callable_"].state is State.ABANDONED
@@ -259,9 +270,7 @@ def test_quickstart(programs: Programs) -> None:
 
 
 def test_embedded_asyncio(programs: Programs) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     child = programs.start(EXAMPLES / "embedded_asyncio.py", str(port))
 
     def ask(path: str, data: bytes | None = None) -> str | None:
@@ -318,6 +327,7 @@ def test_my_schedules(programs: Programs) -> None:
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.timeout(330)  # where mypy has never looked at anything before
 def test_every_example_is_tested_here_and_typed_strictly() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     here = Path(__file__).read_text()

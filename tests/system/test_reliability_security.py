@@ -49,11 +49,7 @@ def test_an_output_is_never_written_through_a_link(house: House, tmp_path: Path)
 
 def test_modes_of_files_directories_and_socket(house: House) -> None:
     house.write(JOBS)
-    previous = os.umask(0)  # the starter's umask must not matter
-    try:
-        house.ok("start")
-    finally:
-        os.umask(previous)
+    house.ok("start", umask=0)  # the starter's umask must not matter
     eventually(lambda: house.history("tock", "--state", "succeeded"))
     wanted = {
         "echosched.pid": 0o644, "echosched.sock": 0o600, "echosched.db": 0o640, "echosched.log": 0o640,

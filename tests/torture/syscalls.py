@@ -57,7 +57,7 @@ class Injection:
             stderr=subprocess.DEVNULL,
             preexec_fn=_die_with_us,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._attached():
             assert time.monotonic() < deadline, "strace does not attach"
             time.sleep(0.005)
@@ -99,7 +99,7 @@ class Injection:
     def close(self) -> None:
         """Detach. By KILL: asked politely, strace waits for a dead tracee that nobody else can reap meanwhile."""
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 def _die_with_us() -> None:

@@ -40,7 +40,7 @@ JOBS = {
     "plain": ("*/2 * * * * *", "sleep 0.2", ""),
     "again": ("*/2 * * * * *", "sleep 0.3", EXACT + 'on_abandoned = "retry"\n'),
 }
-WATCHDOG_SECONDS = 6
+WATCHDOG_SECONDS = 4
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 NO_LOG_FLUSH = 2
 

@@ -31,7 +31,7 @@ from echosched.model import (
     Trigger,
 )
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 class Rig:

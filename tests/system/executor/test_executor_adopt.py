@@ -100,7 +100,7 @@ async def test_a_killed_worker_s_job_keeps_output_and_exit_code(
     before.kill()
     rig = rigs(instance=before.instance)
     execution = rig.executor.adopt(before.attempt(1), before.children["1.1"])
-    result = await asyncio.wait_for(execution.wait(), 20)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert (result.state, result.exit_code, result.error) == (State.FAILED, 7, "exit code 7")
     assert rig.output(before.attempt(1)) == "begun\nended\n"
     execution.settle()
@@ -108,14 +108,14 @@ async def test_a_killed_worker_s_job_keeps_output_and_exit_code(
 
 async def test_an_exit_that_the_supervisor_reaped_is_taken_from_it(earlier: Any, rigs: Rigs) -> None:
     before = earlier("sleep 60")
-    rig = rigs(instance=before.instance, exit_status=lambda pidfd, pid: None)
+    rig = rigs(instance=before.instance, exit_status=lambda pidfd, pid: None, patience_seconds=100.0)
     child = before.children["1.1"]
     execution = rig.executor.adopt(before.attempt(1), child)
     assert execution.process == child
     os.kill(child.pid, signal.SIGTERM)
     await asyncio.sleep(0.3)
     rig.executor.child_exit("1.1", child.pid, child.start_ticks, -15)
-    result = await asyncio.wait_for(execution.wait(), 2)
+    result = await asyncio.wait_for(execution.wait(), 60)  # and not after its own patience
     assert (result.state, result.signal, result.error) == (State.FAILED, 15, "killed by signal 15 (SIGTERM)")
     execution.settle()
     await rig.until(lambda: rig.settled)
@@ -126,7 +126,7 @@ async def test_an_exit_told_before_the_adoption_is_kept_for_it(rig: Rig) -> None
     gone = ProcessIdentity(2**22 - 1, 1)
     rig.executor.child_exit("1.1", gone.pid, gone.start_ticks, 0)
     execution = rig.executor.adopt(rig.attempt("true"), gone)
-    result = await asyncio.wait_for(execution.wait(), 5)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert (result.state, result.exit_code) == (State.SUCCEEDED, 0)
 
 
@@ -134,7 +134,7 @@ async def test_success_codes_hold_for_adopted_runs_too(rig: Rig) -> None:
     gone = ProcessIdentity(2**22 - 1, 1)
     rig.executor.child_exit("1.1", gone.pid, gone.start_ticks, 3)
     execution = rig.executor.adopt(rig.attempt(CommandAction("exit 3", success_codes=(3,))), gone)
-    assert (await asyncio.wait_for(execution.wait(), 5)).state is State.SUCCEEDED
+    assert (await asyncio.wait_for(execution.wait(), 60)).state is State.SUCCEEDED
 
 
 async def test_a_stranger_whose_exit_nobody_knows_is_abandoned(rigs: Rigs) -> None:
@@ -148,7 +148,7 @@ async def test_a_stranger_whose_exit_nobody_knows_is_abandoned(rigs: Rigs) -> No
         await asyncio.sleep(0.1)
         stranger.kill()
         stranger.wait()
-        result = await asyncio.wait_for(execution.wait(), 10)
+        result = await asyncio.wait_for(execution.wait(), 60)
     finally:
         stranger.kill()
         stranger.wait()
@@ -162,7 +162,7 @@ async def test_the_kernel_tells_the_exit_of_a_stranger(earlier: Any, rigs: Rigs)
     before = earlier("sleep 0.5; exit 9", "sleep 0.5; kill -9 $$")
     rig = rigs(instance=before.instance, patience_seconds=0.5)
     executions = [rig.executor.adopt(before.attempt(n), before.children[f"{n}.1"]) for n in (1, 2)]
-    first, second = [await asyncio.wait_for(each.wait(), 10) for each in executions]
+    first, second = [await asyncio.wait_for(each.wait(), 60) for each in executions]
     assert (first.exit_code, second.signal) == (9, 9)
 
 
@@ -173,7 +173,7 @@ async def test_a_recycled_pid_is_not_adopted(rigs: Rigs) -> None:
         ticks = proc.start_ticks(innocent.pid)
         execution = rig.executor.adopt(rig.attempt("true"), ProcessIdentity(innocent.pid, ticks - 1000))
         execution.cancel("time to go", state=State.CANCELLED, kill_after=timedelta(0))
-        result = await asyncio.wait_for(execution.wait(), 10)
+        result = await asyncio.wait_for(execution.wait(), 60)
         assert result.state in (State.ABANDONED, State.CANCELLED)
         assert innocent.poll() is None
     finally:
@@ -190,9 +190,9 @@ async def test_a_time_out_counts_from_the_run_s_own_start(earlier: Any, rigs: Ri
     execution = rig.executor.adopt(before.attempt(1, policy), before.children["1.1"])
     age = (SystemClock().now() - execution.started_at).total_seconds()
     assert 0.9 < age < 30
-    result = await asyncio.wait_for(execution.wait(), 20)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert result.state is State.TIMED_OUT
-    assert time.monotonic() - begun < 1.4 + 5
+    assert time.monotonic() - begun < 1.4 + 15
     assert rig.alive() == [before.process.pid] or rig.alive() == []
 
 
@@ -204,7 +204,7 @@ async def test_a_time_out_that_passed_while_nobody_watched_acts_at_once(earlier:
     execution = rig.executor.adopt(
         before.attempt(1, Policy(timeout=timedelta(seconds=0.5))), before.children["1.1"]
     )
-    assert (await asyncio.wait_for(execution.wait(), 10)).state is State.TIMED_OUT
+    assert (await asyncio.wait_for(execution.wait(), 60)).state is State.TIMED_OUT
 
 
 async def test_an_adopted_run_can_be_cancelled_with_its_tree(earlier: Any, rigs: Rigs) -> None:
@@ -214,7 +214,7 @@ async def test_an_adopted_run_can_be_cancelled_with_its_tree(earlier: Any, rigs:
     await rig.until(lambda: len(rig.alive()) >= 4)
     execution = rig.executor.adopt(before.attempt(1), before.children["1.1"])
     execution.cancel("stop", state=State.CANCELLED, kill_after=timedelta(seconds=0.3))
-    result = await asyncio.wait_for(execution.wait(), 20)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert (result.state, result.error) == (State.CANCELLED, "stop")
     assert rig.alive() == []
 
@@ -235,7 +235,7 @@ async def test_a_killed_spawner_s_burst_is_accounted_for(earlier: Any, rigs: Rig
     before.kill()
     rig = rigs(instance=before.instance)
     executions = [rig.executor.adopt(before.attempt(n), before.children[f"{n}.1"]) for n in range(1, 31)]
-    results = [await asyncio.wait_for(each.wait(), 20) for each in executions]
+    results = [await asyncio.wait_for(each.wait(), 60) for each in executions]
     assert [result.exit_code for result in results] == list(range(1, 31))
     for each in executions:
         each.settle()

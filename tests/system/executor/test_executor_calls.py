@@ -30,11 +30,12 @@ STARTER = Path(__file__).with_name("call_starter.py")
 
 
 class Server:
-    """Answers ``hello`` to everything, after *seconds*; remembers what came."""
+    """Answers ``hello`` to everything, when it may; remembers what came."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
-        self.seconds = 0.0
+        self.answers = asyncio.Event()  # cleared: nobody is answered before it is set again
+        self.answers.set()
         self.body = b"hello\n"
         self.status = b"200 OK"
         self.url = ""
@@ -42,7 +43,7 @@ class Server:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-            await asyncio.sleep(self.seconds)
+            await self.answers.wait()
             head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (self.status, len(self.body))
             writer.write(head + self.body)
             await writer.drain()
@@ -58,6 +59,7 @@ async def server() -> AsyncIterator[Server]:
     listening = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     made.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
     yield made
+    made.answers.set()
     listening.close()
 
 
@@ -76,7 +78,7 @@ def gone(pid: int) -> bool:
 
 
 async def test_a_call_has_a_process_and_ends_like_any(rig: Rig, server: Server) -> None:
-    server.seconds = 0.2
+    server.answers.clear()
     attempt = rig.attempt(HttpAction(server.url))
     execution = await rig.executor.start(attempt)
     assert execution.process is not None
@@ -85,6 +87,7 @@ async def test_a_call_has_a_process_and_ends_like_any(rig: Rig, server: Server) 
     stat = proc.read_stat(execution.process.pid)
     assert stat is not None
     assert stat.session == stat.pid
+    server.answers.set()
     result = await execution.wait()
     assert (result.state, result.exit_code, result.signal, result.error) == (
         State.SUCCEEDED,
@@ -100,8 +103,11 @@ async def test_a_call_has_a_process_and_ends_like_any(rig: Rig, server: Server) 
 
 
 async def test_many_calls_at_once_arrive_once_each(rig: Rig, server: Server) -> None:
-    server.seconds = 0.2
-    results = await asyncio.gather(*(rig.run(HttpAction(f"{server.url}{n}")) for n in range(30)))
+    server.answers.clear()
+    runs = asyncio.gather(*(rig.run(HttpAction(f"{server.url}{n}")) for n in range(30)))
+    await rig.until(lambda: len(server.requests) == 30)
+    server.answers.set()
+    results = await runs
     assert {result.state for result, _ in results} == {State.SUCCEEDED}
     assert sorted(request.split()[1] for request in server.requests) == sorted(b"/%d" % n for n in range(30))
 
@@ -134,7 +140,8 @@ async def test_secrets_pass_by_no_argument_and_no_environment(
         resolve=lambda text: text.replace("${env:KEY}", "t0p/secret"),
         trace_path=lambda run, attempt: str(tmp_path / "runs-0" / f"{run}.{attempt}.log"),
     )
-    server.seconds, server.body = 0.5, b"you said t0p/secret\n"
+    server.answers.clear()
+    server.body = b"you said t0p/secret\n"
     attempt = rig.attempt(HttpAction(server.url, headers=(("X-Key", "${env:KEY}"),)))
     execution = await rig.executor.start(attempt)
     assert execution.process is not None
@@ -143,6 +150,7 @@ async def test_secrets_pass_by_no_argument_and_no_environment(
     for pid in (stat.pid, stat.parent):
         for name in ("cmdline", "environ"):
             assert b"t0p" not in Path(f"/proc/{pid}/{name}").read_bytes()
+    server.answers.set()
     assert (await execution.wait()).state is State.SUCCEEDED
     assert b"X-Key: t0p/secret" in server.requests[0]
     assert rig.output(attempt).endswith("you said ***\n")
@@ -150,20 +158,20 @@ async def test_secrets_pass_by_no_argument_and_no_environment(
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.TIMED_OUT])
 async def test_a_call_is_ended_like_a_process(rig: Rig, server: Server, state: State) -> None:
-    server.seconds = 30
+    server.answers.clear()
     policy = Policy(timeout=timedelta(seconds=0.5) if state is State.TIMED_OUT else None)
     execution = await rig.executor.start(rig.attempt(HttpAction(server.url), policy=policy))
     await rig.until(lambda: server.requests)
     if state is State.CANCELLED:
         execution.cancel("stopped", state=state, kill_after=timedelta(seconds=5))
-    result = await asyncio.wait_for(execution.wait(), 10)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert result.state is state
     assert result.error == ("stopped" if state is State.CANCELLED else "timed out after 0.5 s")
     assert not rig.executor.find_all()
 
 
 async def test_a_call_outlives_who_began_it(rig: Rig, server: Server) -> None:
-    server.seconds = 1.5
+    server.answers.clear()
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
         str(STARTER),
@@ -184,7 +192,9 @@ async def test_a_call_outlives_who_began_it(rig: Rig, server: Server) -> None:
     marked = await asyncio.to_thread(rig.executor.find_all)
     assert {tag: family[0] for tag, family in marked.items()} == known
     first, second = (rig.attempt(HttpAction(server.url)) for _ in range(2))
-    result = await rig.executor.adopt(first, known[first.tag]).wait()
+    adopted = rig.executor.adopt(first, known[first.tag])
+    server.answers.set()
+    result = await adopted.wait()
     # The second one is not looked at before it is over and gone.
     await rig.until(lambda: gone(known[second.tag].pid))
     late = await rig.executor.adopt(second, known[second.tag]).wait()
@@ -206,26 +216,28 @@ async def test_a_call_of_a_job_that_is_gone_is_judged_by_its_answer(rig: Rig, se
 
 
 async def test_a_killed_call_has_failed(rig: Rig, server: Server) -> None:
-    server.seconds = 30
+    server.answers.clear()
     execution = await rig.executor.start(rig.attempt(HttpAction(server.url)))
     assert execution.process is not None
     await rig.until(lambda: server.requests)
     os.kill(execution.process.pid, signal.SIGKILL)
-    result = await asyncio.wait_for(execution.wait(), 20)
+    result = await asyncio.wait_for(execution.wait(), 60)
     assert result.state is State.FAILED
     assert result.error in ("killed by signal 9 (SIGKILL)", "its process ended without an answer")
 
 
 async def test_calls_go_on_without_the_process_that_forked_them(rig: Rig, server: Server) -> None:
-    server.seconds = 1.0
+    server.answers.clear()
     attempt = rig.attempt(HttpAction(server.url))
     execution = await rig.executor.start(attempt)
     assert execution.process is not None
     stat = proc.read_stat(execution.process.pid)
     assert stat is not None
     os.kill(stat.parent, signal.SIGKILL)
-    server.seconds = 0.0
-    again, _ = await rig.run(HttpAction(server.url))
+    another = asyncio.create_task(rig.run(HttpAction(server.url)))
+    await rig.until(lambda: len(server.requests) == 2)
+    server.answers.set()
+    again, _ = await another
     assert again.state is State.SUCCEEDED
     assert (await execution.wait()).state is State.SUCCEEDED
     assert len(server.requests) == 2
@@ -243,13 +255,14 @@ async def test_a_barred_call_is_never_made(rig: Rig, server: Server) -> None:
 
 
 async def test_closing_leaves_calls_and_ends_the_rest(rig: Rig, server: Server) -> None:
-    server.seconds = 1.0
+    server.answers.clear()
     execution = await rig.executor.start(rig.attempt(HttpAction(server.url)))
     assert execution.process is not None
     stat = proc.read_stat(execution.process.pid)
     assert stat is not None
     await rig.executor.close()
-    assert gone(stat.parent)
-    assert proc.read_stat(execution.process.pid) is not None
+    await rig.until(lambda: gone(stat.parent))
+    assert not gone(execution.process.pid)
+    server.answers.set()
     await rig.until(lambda: (rig.directory / "1.1.log.answer").exists())
     await rig.until(lambda: gone(stat.pid))

@@ -51,8 +51,10 @@ class SmtpSink(Sink):
     envelopes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     silent: bool = False
+    came: int = 0
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.came += 1
         if self.silent:
             await reader.read()
             return
