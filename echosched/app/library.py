@@ -274,15 +274,21 @@ class Scheduler:
             self._engine = self._loop = None
 
     async def _live(self) -> None:
-        impatient = asyncio.Event()
-        await self.__aenter__()
-        assert self._stop is not None  # noqa: S101  (made by entering)
-        stop = self._stop
+        impatient, asked = asyncio.Event(), asyncio.Event()
 
         def told() -> None:
-            (impatient if stop.is_set() else stop).set()
+            if self._engine is None or self._stop is None:  # it is only about to begin
+                asked.set()
+            else:
+                (impatient if self._stop.is_set() else self._stop).set()
 
+        # Before any job has begun: a signal that comes while they begin is one like any other.
         with Signals(told):
+            await self.__aenter__()
+            assert self._stop is not None  # noqa: S101  (made by entering)
+            stop = self._stop
+            if asked.is_set():
+                stop.set()
             try:
                 await stop.wait()
             finally:

@@ -51,7 +51,7 @@ def dispatch(words: list[str]) -> int:
     verb, rest = split(words)
     try:
         if verb == "--help":
-            print(TOP, end="")
+            print(TOP, end="", flush=True)
             return errors.EX_OK
         if verb in ("_worker", "_web"):  # what a supervisor starts; nothing for people
             from echosched.cli.lifecycle import worker
@@ -60,7 +60,7 @@ def dispatch(words: list[str]) -> int:
         if verb not in USAGE:
             raise errors.UsageError(_no_command(verb, words))
         if "-h" in rest or "--help" in rest:
-            print(USAGE[verb], end="")
+            print(USAGE[verb], end="", flush=True)
             return errors.EX_OK
         arguments = parse(verb, rest)
         module = import_module(f"echosched.cli.{HOMES[verb]}")

@@ -58,7 +58,7 @@ class House:
         self.environ = {
             key: value
             for key, value in os.environ.items()
-            if not re.match("ECHOSCHED_|REPL|NOTIFY_SOCKET|SUPERVISOR|DASHBOARD_KEY", key)
+            if not re.match("ECHOSCHED_|REPL|NOTIFY_SOCKET|SUPERVISOR|DASHBOARD_KEY|PYTHONUNBUFFERED", key)
         }
         self.children: list[subprocess.Popen[Any]] = []
 

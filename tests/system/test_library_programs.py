@@ -146,6 +146,30 @@ def test_a_second_signal_does_not_wait(programs: Programs) -> None:
     assert (run.state, run.error) == (State.CANCELLED, "the scheduler was stopped")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_first_jobs_begin_is_one_like_any_other(programs: Programs, number: int) -> None:
+    child = programs.start(
+        programs.write(f"""
+        import asyncio, os
+        from echosched import Scheduler
+        from echosched.app import library
+        opened = library.Engine.open
+        async def slowly(*words):
+            await opened(*words)
+            await asyncio.sleep(0.5)
+        library.Engine.open = slowly
+        scheduler = Scheduler()
+        @scheduler.job("@boot")
+        def first() -> None:
+            os.kill(os.getpid(), {int(number)})
+        scheduler.run()
+        print("ended well", flush=True)
+        """)
+    )
+    assert child.wait(PATIENCE_SECONDS) == 0, programs.said
+    assert "ended well" in programs.said
+
+
 def test_a_crash_hides_a_callable_and_keeps_a_command(programs: Programs) -> None:
     file = programs.write("""
         import sys
