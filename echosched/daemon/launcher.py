@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.02
 SOCKET_PATH_BYTES = 107
+FILES_UMASK = 0o022
 
 
 class Outcome:
@@ -134,6 +135,14 @@ class _Files:
 
     def take(self, settings: Settings) -> bool:
         """Make directories and files, take the locks; ``False`` when the pidfile is another daemon's."""
+        # Their modes are ours to say, whatever the shell of whoever starts us would leave of them.
+        before = os.umask(FILES_UMASK)
+        try:
+            return self._take(settings)
+        finally:
+            os.umask(before)
+
+    def _take(self, settings: Settings) -> bool:
         from lockfile import AlreadyLocked, LockFailed
 
         paths = settings.paths

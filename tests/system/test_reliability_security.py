@@ -47,9 +47,10 @@ def test_an_output_is_never_written_through_a_link(house: House, tmp_path: Path)
     assert house.history("one")[0]["state"] == "succeeded"
 
 
-def test_modes_of_files_directories_and_socket(house: House) -> None:
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_modes_of_files_directories_and_socket_whatever_the_starters_umask(house: House, umask: int) -> None:
     house.write(JOBS)
-    house.ok("start", umask=0)  # the starter's umask must not matter
+    house.ok("start", umask=umask)
     eventually(lambda: house.history("tock", "--state", "succeeded"))
     wanted = {
         "echosched.pid": 0o644, "echosched.sock": 0o600, "echosched.db": 0o640, "echosched.log": 0o640,
