@@ -169,3 +169,9 @@ class ExecutionError(EchoschedError):
     """An attempt could not be carried out; the message becomes the run's ``error``."""
 
     code = "execution"
+
+
+class OutputUnavailable(ExecutionError):
+    """The file of an attempt's output cannot be made: the disk is full, read-only or broken. Nothing has begun."""
+
+    code = "output_unavailable"

@@ -76,6 +76,7 @@ class Engine:
             jitter=jitter_seconds,
             redact=self.secrets.redact,
         )
+        self.scheduler.runs.spare_path = self.outputs.spare.prepare
 
     def _durable(self, path: str) -> Store:
         return ResilientStore(

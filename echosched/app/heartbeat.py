@@ -39,8 +39,11 @@ class Heartbeat:
 
     def _beat_on(self) -> None:
         worker = self._worker
-        self.file.set_ailing(worker.journal.failing is not None)
+        self.file.set_ailing(worker.journal.failing is not None or worker.outputs.spare.is_failing)
         self.file.beat()
+        spare = worker.outputs.spare
+        if spare.may_come_home:
+            worker.scheduler.spawn(asyncio.to_thread(spare.bring_home, set(worker.scheduler.runs.live)))
         watchdog = worker.config.daemon.watchdog
         interval = self.file.interval_seconds if watchdog is None else interval_for(watchdog.total_seconds())
         self._beat_due = _call_next(self._beat_due, interval, self._beat_on)

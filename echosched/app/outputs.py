@@ -11,10 +11,13 @@ import threading
 from collections.abc import Set
 from datetime import datetime
 
+from echosched.app.spare import SpareOutputs, highest_in
 from echosched.clock import SystemClock
+from echosched.errors import ExecutionError, OutputUnavailable
 from echosched.executor import never_started, unbar
 from echosched.executor.answer import SUFFIX as ANSWER_SUFFIX
-from echosched.operations.pieces import RUNS_PER_DIRECTORY, output_file
+from echosched.executor.output import DISK_ERRORS
+from echosched.operations.pieces import RUNS_PER_DIRECTORY, find_output, output_file
 
 
 class Outputs:
@@ -26,21 +29,26 @@ class Outputs:
         self._wanted = -1  # the last one that was to be made before a run needs it
         self._making = threading.Lock()
         self._barred: set[tuple[int, int]] = set()
+        self.spare = SpareOutputs(directory)
 
     def path(self, run: int, attempt: int) -> str:
         """Return the path of an attempt's output, whether it exists or not."""
-        return output_file(self._directory, run, attempt)
+        return find_output(self._directory, run, attempt)
 
     def prepare(self, run: int, attempt: int) -> str:
-        """Return the path of an output to be written: its directory exists."""
+        """Return the path of an output to be written: its directory exists. Raises ``ExecutionError``."""
         shard, number = divmod(run, RUNS_PER_DIRECTORY)
         if shard not in self._made:
-            self._make(shard)
+            try:
+                self._make(shard)
+            except OSError as error:
+                kind = OutputUnavailable if error.errno in DISK_ERRORS else ExecutionError
+                raise kind(f"output directory {error.filename}: {error.strerror}") from error
         if number >= RUNS_PER_DIRECTORY // 2 and shard >= self._wanted:
             # Where the disk is busy with a commit, making a directory takes as long as that: not in the loop.
             self._wanted = shard + 1
             threading.Thread(target=self._make_ahead, args=(shard + 1,), name="outputs", daemon=True).start()
-        path = self.path(run, attempt)
+        path = output_file(self._directory, run, attempt)
         if (run, attempt) in self._barred:
             self._barred.discard((run, attempt))
             unbar(path)
@@ -76,11 +84,12 @@ class Outputs:
             os.unlink(self.path(run, attempt))
 
     def sweep(self, live: Set[int], before: datetime) -> None:
-        """Remove answers, older than *before*, that no run of *live* left.
+        """Bring outputs home, and remove answers, older than *before*, that no run of *live* left.
 
         A worker that died between the commit of a result and the removal of its answer left them; of the newest
         two thousand runs, which is where they are.
         """
+        self.spare.bring_home(live)
         try:
             shards = self._shards()[:2]
         except OSError:
@@ -102,12 +111,13 @@ class Outputs:
 
     def highest_run(self) -> int:
         """Return the highest run number that left an output; 0 without any."""
+        return max(self._highest_run(), self.spare.highest_run())
+
+    def _highest_run(self) -> int:
         try:
             for shard in self._shards():
-                names = os.listdir(f"{self._directory}/{shard:03d}")
-                numbers = [int(head) for name in names if (head := name.partition(".")[0]).isdigit()]
-                if numbers:
-                    return max(numbers)
+                if highest := highest_in(f"{self._directory}/{shard:03d}"):
+                    return highest
         except OSError:
             return 0
         return 0
@@ -118,7 +128,8 @@ class Outputs:
         If not, no start that an earlier worker left under way succeeds any more; ours is let through again by
         :meth:`prepare`.
         """
-        if not never_started(self.path(run, attempt)):
+        usual = output_file(self._directory, run, attempt)
+        if self.path(run, attempt) != usual or not never_started(usual):
             return True
         self._barred.add((run, attempt))
         return False

@@ -113,6 +113,7 @@ class Worker:
             on_write=self.metrics.store_latency,
             redact=self.secrets.redact,
         )
+        self.scheduler.runs.spare_path = self.outputs.spare.prepare
         if config.cluster is None and not (link.standby or link.restarts):
             # A daemon's first worker: nobody was there before it. Of many hosts, another one may have been.
             self.scheduler.roster.absent_until = self.started_at
@@ -315,6 +316,8 @@ class Worker:
         reasons = self.host.reasons()
         if self.journal.failing is not None:
             reasons.append(f"the journal cannot be written: {self.journal.failing}")
+        if self.outputs.spare.is_failing:
+            reasons.append(f"no output can be written to {self.paths.runs}; some lie in memory")
         parked = [entry.job.name for entry in self.scheduler.roster.entries.values() if entry.parked]
         if parked:
             reasons.append(

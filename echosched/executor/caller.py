@@ -121,7 +121,7 @@ def _carry_out(order: "dict[str, Any]", line: socket.socket, mark: int | None) -
     try:
         descriptor = output.create(order["output"])
     except ExecutionError as err:
-        _say(line, {"id": order["id"], "error": str(err)})
+        _say(line, {"id": order["id"], "error": str(err), "kind": err.code})
         return answer.EX_BARRED
     _say(line, {"id": order["id"], "pid": me, "ticks": proc.start_ticks(me)})
     line.close()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -23,8 +24,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from echosched.errors import ExecutionError
+from echosched.errors import ExecutionError, OutputUnavailable
 from echosched.executor.spawn import OUTPUT_FLAGS, OUTPUT_MODE
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""The disk's fault, not that of whoever said where the file shall be."""
 
 BLOCK = 4096
 SLACK = 1024 * 1024  # beyond the limit before it is worth making a hole
@@ -43,10 +47,16 @@ def create(path: str) -> int:
     """
     try:
         return os.open(path, OUTPUT_FLAGS, OUTPUT_MODE)
-    except FileExistsError as err:
-        raise ExecutionError(f"output file {path} exists: this attempt was begun before") from err
     except OSError as err:
-        raise ExecutionError(f"output file {path}: {err.strerror}") from err
+        raise refusal(path, err) from err
+
+
+def refusal(path: str, err: OSError) -> ExecutionError:
+    """Return what is wrong with the output file *path*, which could not be made."""
+    if err.errno == errno.EEXIST:
+        return ExecutionError(f"output file {path} exists: this attempt was begun before")
+    kind = OutputUnavailable if err.errno in DISK_ERRORS else ExecutionError
+    return kind(f"output file {path}: {err.strerror}")
 
 
 def never_started(path: str) -> bool:

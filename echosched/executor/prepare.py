@@ -12,7 +12,7 @@ import stat
 from dataclasses import replace
 
 from echosched.errors import ExecutionError
-from echosched.executor import commandline, environment, function, limits
+from echosched.executor import commandline, environment, function, limits, output
 from echosched.executor.options import ExecutorOptions, Program
 from echosched.executor.spawn import Launch
 from echosched.model import DEFAULT_PROCESS, Attempt, CommandAction, Process, PythonAction
@@ -133,24 +133,32 @@ def as_file(data: bytes) -> int:
     return descriptor
 
 
+def refusal(err: OSError, launch: Launch) -> ExecutionError:
+    """Return why *launch* could not be started."""
+    path = None if launch.output is None else os.fsdecode(launch.output)
+    if path is not None and err.errno in output.DISK_ERRORS and not os.path.exists(path):
+        return output.refusal(path, err)
+    return ExecutionError(explain(err, launch))
+
+
 def explain(err: OSError, launch: Launch) -> str:
     """Return why *launch* could not be started: the kernel gives one number for many causes."""
     if err.filename == "nice":
         return f"nice {launch.nice}: {err.strerror}"
     program = os.fsdecode(launch.argv[0])
     cwd = None if launch.cwd is None else os.fsdecode(launch.cwd)
-    output = None if launch.output is None else os.fsdecode(launch.output)
-    if err.errno == errno.EEXIST and output is not None:
-        return f"output file {output} exists: this attempt was begun before"
+    path = None if launch.output is None else os.fsdecode(launch.output)
+    if err.errno == errno.EEXIST and path is not None:
+        return f"output file {path} exists: this attempt was begun before"
     if err.errno == errno.E2BIG:
         return f"{program}: arguments and environment are too long for the system"
     if err.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         return f"no new process: {err.strerror} (the system is out of processes, memory or descriptors)"
     if cwd is not None and not os.path.isdir(cwd):
         return f"cwd {cwd}: not a directory" if os.path.exists(cwd) else f"cwd {cwd}: does not exist"
-    if output is not None and not os.path.exists(output):
+    if path is not None and not os.path.exists(path):
         # The child makes this file first of all: where it is missing, that is what failed.
-        return f"output file {output}: {err.strerror}"
+        return f"output file {path}: {err.strerror}"
     if err.errno == errno.ENOENT:
         if os.path.exists(os.path.join(cwd or "", program)):
             return f"{program}: the interpreter that its first line names does not exist"

@@ -138,7 +138,7 @@ def _launch(spawner: Spawner, launch: Launch) -> int:
         return spawner.spawn(launch)
     except OSError as err:
         if err.errno != errno.ENOEXEC:
-            raise ExecutionError(prepare.explain(err, launch)) from err
+            raise prepare.refusal(err, launch) from err
     # A script without "#!": every shell runs it as one of its own, and so do we. The output file exists.
     script = replace(
         launch,
@@ -150,4 +150,4 @@ def _launch(spawner: Spawner, launch: Launch) -> int:
     try:
         return spawner.spawn(script)
     except OSError as err:
-        raise ExecutionError(prepare.explain(err, script)) from err
+        raise prepare.refusal(err, script) from err

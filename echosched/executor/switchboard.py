@@ -19,7 +19,7 @@ import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from echosched.errors import ExecutionError
+from echosched.errors import ExecutionError, OutputUnavailable
 from echosched.executor import caller, output
 from echosched.executor.command import GONE
 from echosched.executor.environment import MARK
@@ -171,7 +171,12 @@ class _Line:
                 if future is None or future.done():
                     continue
                 if "error" in document:
-                    future.set_exception(ExecutionError(document["error"]))
+                    kind = (
+                        OutputUnavailable
+                        if document.get("kind") == OutputUnavailable.code
+                        else ExecutionError
+                    )
+                    future.set_exception(kind(document["error"]))
                 else:
                     future.set_result(ProcessIdentity(document["pid"], document["ticks"]))
         except (ConnectionError, ValueError, KeyError):

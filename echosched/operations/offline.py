@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from echosched.clock import SystemClock
 from echosched.errors import ConfigError, Conflict, ExecutionError, NotRunning, StoreError, no_such_job
 from echosched.model import Job, JobRecord, ProcessIdentity, Run
-from echosched.operations.pieces import output_file
+from echosched.operations.pieces import find_output
 from echosched.operations.stored import opened, opened_shared
 from echosched.protocols import Clock
 
@@ -136,7 +136,7 @@ class Records:
         )
         return Operations(
             cast(Any, standing_still),
-            output_path=partial(output_file, self._paths.runs),
+            output_path=partial(find_output, self._paths.runs),
             reload=_no_reload,
             journal_path=self._paths.log,
             redact=redact,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+
+from echosched.hashing import blake2b
 
 OUTPUT_CHUNK = 64 * 1024
 """Bytes of a piece, where nobody asks for another size."""
@@ -15,6 +18,32 @@ RUNS_PER_DIRECTORY = 1000
 def output_file(directory: str, run: int, attempt: int) -> str:
     """Return the path of an attempt's output below *directory* (``runs/``), whether it exists or not."""
     return f"{directory}/{run // RUNS_PER_DIRECTORY:03d}/{run}.{attempt}.log"
+
+
+def spare_directories(directory: str) -> list[str]:
+    """Return where outputs may go while no file can be made in *directory*: in memory, or on another disk."""
+    name = blake2b(os.path.abspath(directory).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return [f"{place}/echosched-{name}" for place in ("/dev/shm", "/tmp")]  # noqa: S108  (whose it is, is looked at)
+
+
+def find_output(directory: str, run: int, attempt: int) -> str:
+    """Return the path of an attempt's output, wherever it is; where it would be, if it is nowhere."""
+    usual = output_file(directory, run, attempt)
+    if not os.path.lexists(usual):
+        for spare in spare_directories(directory):
+            path = f"{spare}/{run}.{attempt}.log"
+            if os.path.isfile(path) and is_theirs(spare, directory):
+                return path
+    return usual
+
+
+def is_theirs(spare: str, directory: str) -> bool:
+    """Tell whether *spare*, which lies where everybody may make one, is of those whose outputs *directory* has."""
+    try:
+        found = os.lstat(spare)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.stat(directory).st_uid
+    except OSError:
+        return False
 
 
 def read_piece(path: str | None, offset: int, limit: int) -> tuple[bytes, int, int]:

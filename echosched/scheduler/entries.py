@@ -121,6 +121,7 @@ class LiveRun:
         "queued_at",
         "run",
         "slot",
+        "spare",
         "start",
         "started_at",
         "trigger",
@@ -151,6 +152,7 @@ class LiveRun:
         self.exclusive = exclusive  # starts only when no other run of its job is running
         self.priority = entry.job.policy.priority if priority is None else priority
         self.ahead = False  # claimed before its slot
+        self.spare = False  # its output goes elsewhere: where it belongs no file can be made
         self.over = False  # ended for good, and about to be committed
         self.placed = False  # holds a place of the start queue
         self.execution: Execution | None = None

@@ -100,7 +100,7 @@ async def recover(scheduler: Scheduler, evidence: Evidence, blind_since: datetim
             _adopt(scheduler, live, run, evidence.adopt(attempt, process), process)
         elif (past := evidence.past(attempt)) is not None:
             _adopt(scheduler, live, run, past, None)
-        elif _may_have_begun(run, live.job, evidence):
+        elif _may_have_begun(run, live.job, evidence, was_blind=blind_since is not None):
             fresh = now - (run.slot or run.queued_at) <= live.job.policy.catchup_window
             if fresh and await evidence.again(attempt):
                 log.warning("run %s of %s ended with the worker, and begins anew", run.run, run.job)
@@ -205,19 +205,19 @@ def _process(run: Run, attempt: Attempt, evidence: Evidence) -> ProcessIdentity 
     return None
 
 
-def _may_have_begun(run: Run, job: Job, evidence: Evidence) -> bool:
+def _may_have_begun(run: Run, job: Job, evidence: Evidence, *, was_blind: bool = False) -> bool:
     if evidence.began(run.run, run.attempt) or run.started_at is not None:
         return True
     if run.state is State.QUEUED:
         return False
     # The right to start was durable. After a reboot a missing file proves nothing (it may not have
-    # reached the disk), nor does it for a job whose output is discarded.
-    return not evidence.same_boot or not evidence.traced(job)
+    # reached the disk, or went down with a filesystem in bad times), nor does it for a job whose output is discarded.
+    return was_blind or not evidence.same_boot or not evidence.traced(job)
 
 
 def _may_have_ended(run: Run, attempt: Attempt, evidence: Evidence) -> bool:
     """Tell whether an end may have been seen, and acted on, by a worker that could not write it down."""
-    if not _may_have_begun(run, attempt.job, evidence):
+    if not _may_have_begun(run, attempt.job, evidence, was_blind=True):
         return False
     # What still lives has not ended, and of what the supervisor holds nobody has acted on the end.
     return not evidence.same_boot or (attempt.tag not in evidence.held and evidence.find(attempt) is None)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from echosched import events
-from echosched.errors import ExecutionError, NotFound
+from echosched.errors import ExecutionError, NotFound, OutputUnavailable
 from echosched.model import (
     Attempt,
     CommandAction,
@@ -92,6 +92,8 @@ class Runs:
         )
         self.on_retry: Callable[[LiveRun, float], None] = self._again
         """Called after the commit of an attempt that another follows, with the seconds until then."""
+        self.spare_path: OutputPath | None = None
+        """Where the output of an attempt goes if its file cannot be made on a full or broken disk."""
         self.may_begin: Callable[[LiveRun], bool] | None = None
         """Asked at the last moment whether an attempt may begin; who says no looks after the run."""
         self._quiet = asyncio.Event()  # nothing runs, and no end is left to commit
@@ -202,7 +204,8 @@ class Runs:
 
     def _attempt(self, live: LiveRun) -> tuple[Attempt, *tuple[Callable[[Any], None], ...]]:
         """Return what an executor needs for the next attempt of *live*: it, and whom to call."""
-        path = self._output_path(live.run, live.attempt) if live.job.policy.output else None
+        where = self.spare_path if live.spare else self._output_path if live.job.policy.output else None
+        path = None if where is None else where(live.run, live.attempt)
         attempt = Attempt(live.run, live.job, live.slot, live.attempt, live.trigger, path)
         return attempt, partial(self._begun, live), partial(self._refused, live), partial(self._ended, live)
 
@@ -228,6 +231,10 @@ class Runs:
             execution.cancel(reason, state=state, kill_after=live.job.policy.kill_after)
 
     def _refused(self, live: LiveRun, error: Exception) -> None:
+        if isinstance(error, OutputUnavailable) and self.spare_path is not None and not live.spare:
+            live.spare = True
+            self._begin(live)
+            return
         if isinstance(error, ExecutionError):
             reason = str(error)
         else:
@@ -279,6 +286,7 @@ class Runs:
             live.attempt += 1
             live.armed = False
             live.execution = live.started_at = None
+            live.spare = False
             self.on_retry(live, (ended.retry_at - self._clock.now()).total_seconds())
             return
         self.forget(live)

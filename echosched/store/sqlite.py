@@ -212,14 +212,19 @@ class SqliteStore:
         return await self._read(lambda connection: reads.get_note(connection, key))
 
     async def check(self) -> list[str]:
-        """Return what an integrity check finds wrong. It reads the whole file, on a thread of its own."""
+        """Return what an integrity check finds wrong. It reads the whole file, on a thread of its own.
+
+        Raises ``StoreError`` where it cannot be read.
+        """
 
         def examine() -> list[str]:
             try:
                 with contextlib.closing(self._connect_reader()) as connection:
                     return reads.check(connection)
             except sqlite3.Error as error:
-                return [str(translate(error, str(self.path)))]
+                if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    return [str(translate(error, str(self.path)))]
+                raise translate(error, str(self.path)) from error  # the disk is full, or fails
 
         self._reading()
         return await asyncio.to_thread(examine)

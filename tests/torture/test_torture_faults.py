@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from echosched.operations.pieces import spare_directories
 from tests.system.conftest import eventually
 
 from .driver import DAEMON, Ordeal
@@ -234,13 +235,21 @@ def test_a_filesystem_that_goes_read_only_stops_no_job(
     if not trigger.exists():
         pytest.skip("this kernel cannot be asked for a filesystem error")
     on_disk(ordeal, disk)
+    (disk / "runs").mkdir()
+    (ordeal.directory / "runs").symlink_to(disk / "runs")  # outputs too: they go to memory, and come home
     begin(ordeal)
     trigger.write_text("a test wants this filesystem read-only\n")
     eventually(lambda: degraded(ordeal))
     wait_for_runs(ordeal, 4)
+    assert "some lie in memory" in ordeal.run("status").stdout
     ordeal.ok("stop")
     mount_anew(image, disk, check=True)
+    (disk / "runs").mkdir(exist_ok=True)  # it may have been too young
+    spare = [Path(each) for each in spare_directories(str(ordeal.directory / "runs"))]
+    kept = {path.name for each in spare if each.exists() for path in each.iterdir()}
     ordeal.ok("start")
+    eventually(lambda: not any(each.exists() for each in spare))
+    assert kept <= {path.name for path in (disk / "runs").rglob("*.log")}
     end(ordeal, "read-only, repaired, mounted anew", blind=True)
 
 

@@ -430,10 +430,8 @@ async def test_certificates_are_checked(rig: Rig, serve: Serve, tmp_path: Path) 
     assert trusted.state is unchecked.state is State.SUCCEEDED
 
 
-async def test_client_certificates_are_shown_to_the_server(
-    rig: Rig, serve: Serve, certificate: tuple[str, str]
-) -> None:
-    cert, key = certificate
+async def test_client_certificates_are_shown_to_the_server(rig: Rig, serve: Serve, tmp_path: Path) -> None:
+    cert, key = map(str, self_signed(tmp_path))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     context.verify_mode = ssl.CERT_REQUIRED

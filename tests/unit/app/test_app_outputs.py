@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from echosched.app.outputs import Outputs
+from echosched.errors import ExecutionError
 
 
 def test_an_attempt_without_a_file_never_began_however_often_and_by_whom_it_is_asked(tmp_path: Path) -> None:
@@ -128,5 +129,5 @@ def test_a_directory_that_cannot_be_made_is_told_by_the_run_that_needs_it(tmp_pa
     (tmp_path / "runs").touch()
     outputs = Outputs(str(tmp_path / "runs"))
     outputs.warm()
-    with pytest.raises(OSError, match="runs"):
+    with pytest.raises(ExecutionError, match="runs: File exists"):
         outputs.prepare(1, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from echosched.errors import NotFound, StoreError
+from echosched.errors import ExecutionError, NotFound, OutputUnavailable, StoreError
 from echosched.model import Attempt, Job, Overlap, Result, State
 from echosched.scheduler import core
 
@@ -335,3 +335,30 @@ async def test_a_claim_that_the_store_refuses_costs_no_other_and_is_made_again(
     await advance(rig, SECOND)
     assert await rig.states("bad") == [State.SUCCEEDED]
     assert {run.slot for run in await rig.store.history()} == {START + MINUTE}
+
+
+# ── outputs that cannot be made ───────────────────────────────────────────────────────────────
+
+
+async def test_an_attempt_whose_output_cannot_be_made_begins_once_more_with_a_spare_one(rig: Rig) -> None:
+    def script(attempt: Attempt) -> Result | ExecutionError:
+        usual = attempt.output_path is None or not attempt.output_path.startswith("/spare/")
+        return OutputUnavailable("no room") if usual else FAILED
+
+    rig.executor.script = script
+    rig.scheduler.runs.spare_path = lambda run, attempt: f"/spare/{run}.{attempt}"
+    await rig.begin(make_job(retries=1, retry_delay=SECOND))
+    await advance(rig, MINUTE)
+    await advance(rig, SECOND * 2)
+    assert [each.attempt.output_path for each in rig.executor.started] == ["/spare/1.1", "/spare/1.2"]
+    assert await rig.states("job") == [State.FAILED]
+
+
+@pytest.mark.parametrize("spare", [None, lambda run, attempt: "/spare"])
+async def test_an_attempt_that_finds_no_place_for_its_output_has_failed(rig: Rig, spare: Any) -> None:
+    rig.executor.script = lambda attempt: OutputUnavailable("no room")
+    rig.scheduler.runs.spare_path = spare
+    await rig.begin(make_job())
+    await advance(rig, MINUTE)
+    [run] = await rig.store.history(job="job")
+    assert (run.state, run.error) == (State.FAILED, "no room")

@@ -53,7 +53,7 @@ class Scene:
         self.rig.clock.advance(2 * MINUTE)
         return number
 
-    async def recover(self) -> None:
+    async def recover(self, *, blind: bool = False) -> None:
         def adopt(attempt: Attempt, process: ProcessIdentity) -> ScriptedExecution:
             self.adopted.append(ScriptedExecution(attempt, self.rig.clock.now(), None))
             return self.adopted[-1]
@@ -61,7 +61,7 @@ class Scene:
         scheduler = self.rig.scheduler
         await scheduler.load({"job": self.job})
         evidence = Evidence(adopt=adopt, output_path=lambda run, attempt: None, **self.facts)
-        await recover(scheduler, evidence)
+        await recover(scheduler, evidence, self.rig.clock.now() if blind else None)
         scheduler.runs.starting = True
         scheduler.runs.pump()
         await settle()
@@ -324,3 +324,19 @@ async def test_a_retry_that_comes_too_late_is_a_failure_and_not_a_missed_slot(sc
     scene.rig.clock.advance(timedelta(days=2))
     await scene.recover()
     assert await scene.state() is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("before", "blind", "after"),
+    [
+        (State.RUNNING, False, State.SUCCEEDED),
+        (State.RUNNING, True, State.ABANDONED),  # its file may have gone down with the filesystem
+        (State.QUEUED, True, State.SUCCEEDED),
+    ],
+)
+async def test_a_missing_output_file_proves_nothing_after_bad_times(
+    scene: Scene, before: State, blind: bool, after: State
+) -> None:
+    await scene.leave(before)
+    await scene.recover(blind=blind)
+    assert await scene.state() is after
