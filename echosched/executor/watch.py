@@ -53,7 +53,10 @@ class ExitWatch:
             raise
 
     def remove(self, pidfd: int) -> None:
-        """Forget *pidfd*; must come before it is closed (a copy in a forked child would keep it alive)."""
+        """Forget *pidfd*; may be called from any thread.
+
+        Must come before it is closed: a copy in a forked child would keep it alive.
+        """
         if self._callbacks.pop(pidfd, None) is not None:
             # Whoever forgets is about to make the result: nothing that goes wrong here may keep it from that.
             with contextlib.suppress(OSError):
@@ -96,7 +99,8 @@ class Verdict(NamedTuple):
 class ProcessExecution:
     """A running process and what becomes of it; satisfies :class:`echosched.protocols.Execution`.
 
-    Everything but the construction happens in the event loop.
+    It may be made in a spawner's thread, and let go of (:meth:`release`) in the reaper's; all else happens in
+    the event loop.
     """
 
     __slots__ = (
