@@ -290,16 +290,18 @@ class Worker:
         """Read the configuration again: parse, validate, swap. Raises ``ConfigError`` and changes nothing."""
         async with self._reloading:
             self.link.reloading()
+            settings = None
             try:
                 config = await asyncio.to_thread(load, paths=self.paths)
+                await self.messages.follow(config)
+                event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
+                self.config, settings = config, supervisor_settings(config.daemon)
             except ConfigError as error:
                 self.scheduler.emit(events.ReloadFailed(ts=self.clock.now(), problems=error.problems))
-                self.link.reloaded()
                 raise
-            self.config = config
-            await self.messages.follow(config)
-            event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
-            self.link.reloaded(supervisor_settings(config.daemon))
+            finally:
+                # However it went: the service manager waits for this, and nothing else would tell it.
+                self.link.reloaded(settings)
             warnings = [*config.warnings, *waiting_for_restart(self._first_config, config)]
             return {**event.as_dict(), "warnings": warnings}
 

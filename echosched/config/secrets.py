@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 
 from echosched.errors import ExecutionError
@@ -23,12 +24,13 @@ _MASK = "[secret]"
 class SecretResolver:
     """Replaces references in strings; satisfies :data:`echosched.protocols.Secrets`.
 
-    Calling it raises ``ExecutionError`` that names the reference, never a value.
+    Calling it raises ``ExecutionError`` that names the reference, never a value. Many threads may call it at once.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
-        self._seen: dict[str, None] = {}
+        self._seen: dict[str, None] = {}  # replaced, never changed: readers need no lock
+        self._lock = threading.Lock()
 
     def __call__(self, text: str) -> str:
         """Return *text* with every reference replaced by what it names now."""
@@ -43,7 +45,11 @@ class SecretResolver:
 
     def know(self, values: Iterable[str]) -> None:
         """Mask *values* too: what another process has resolved."""
-        self._seen = dict.fromkeys(sorted({*self._seen, *values}, key=len, reverse=True))
+        values = set(values)
+        # Each replaces what it has read: without the lock, of two that come at once one would stay readable.
+        with self._lock:
+            # Longest first: a secret inside another one must not leave the rest of the longer one readable.
+            self._seen = dict.fromkeys(sorted(values.union(self._seen), key=len, reverse=True))
 
     def redact(self, text: str) -> str:
         """Return *text* with every value that was ever resolved masked."""
@@ -54,10 +60,9 @@ class SecretResolver:
 
     def _replace(self, match: re.Match[str]) -> str:
         value = self._look_up(match[1], match[2], match[0])
-        for line in {value, *value.splitlines()}:
-            if len(line) >= _SHORTEST_REDACTED and line not in self._seen:
-                # Longest first: a secret inside another one must not leave the rest of the longer one readable.
-                self._seen = dict.fromkeys(sorted((*self._seen, line), key=len, reverse=True))
+        lines = {line for line in (value, *value.splitlines()) if len(line) >= _SHORTEST_REDACTED}
+        if not lines.issubset(self._seen):
+            self.know(lines)
         return value
 
     def _look_up(self, kind: str, name: str, reference: str) -> str:

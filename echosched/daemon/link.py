@@ -1,8 +1,8 @@
 """The worker's end of the line to its supervisor.
 
-A Unix stream socket on descriptor 3, one JSON object a line each way. What the worker says is one
-``send`` under a lock, so spawner threads report each child the moment it exists; a supervisor that is
-stopped or slow never blocks them (what does not fit waits here and goes first next time).
+A Unix stream socket on descriptor 3, one JSON object a line each way. What the worker says goes out at once, or
+is sent along by the thread that is just sending: spawner threads that report their children wait neither for each
+other nor for a supervisor that is stopped or slow (what does not fit waits here and goes first next time).
 The vocabulary is in :mod:`echosched.daemon.wire`; end of file means that the supervisor is gone.
 
 Two things make a worker leave with its supervisor: end of file, noticed by a loop that goes round, and

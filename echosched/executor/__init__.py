@@ -2,7 +2,7 @@
 
 The way of a command: :mod:`~echosched.executor.commandline` and :mod:`~echosched.executor.environment`
 turn an attempt into a :class:`~echosched.executor.spawn.Launch`; a spawner thread
-(:mod:`~echosched.executor.command`) starts it; :mod:`~echosched.executor.watch` sees its exit;
+(:mod:`~echosched.executor.spawners`) starts it; :mod:`~echosched.executor.watch` sees its exit;
 :mod:`~echosched.executor.tree` ends what has to be ended, with all its descendants;
 :mod:`~echosched.executor.output` holds what it prints to its limit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
@@ -130,24 +131,28 @@ class Context:
             kept = data[: self._room]
             self._room -= len(kept)
             self._lost += len(data) - len(kept)
-            self._written += len(kept)
             while kept:
-                kept = kept[os.write(self._descriptor, kept) :]
+                count = os.write(self._descriptor, kept)
+                self._written += count
+                kept = kept[count:]
 
     def ask_to_end(self) -> None:
         """Set :attr:`cancelled`."""
         self._cancelled.set()
 
     def close(self) -> int | None:
-        """Close the output; return its size."""
+        """Close the output; return its size. Once; later calls return ``None``."""
         with self._lock:
             if self._descriptor is None:
                 return None
             descriptor, self._descriptor = self._descriptor, None
-            if self._lost:
-                note = output.note(self._lost)
-                self._written += os.write(descriptor, note)
-            os.close(descriptor)
+            # The function has done what it did: a full disk makes no failure of it now.
+            with contextlib.suppress(OSError):
+                try:
+                    if self._lost:
+                        self._written += os.write(descriptor, output.note(self._lost))
+                finally:
+                    os.close(descriptor)
             return self._written
 
 
@@ -173,18 +178,20 @@ class CallableExecutor:
         self, attempt: Attempt, function: Callable[..., Any], *, give_context: bool | None = None
     ) -> TaskExecution:
         """Call *function* for *attempt*; *give_context* ``None`` lets its signature decide."""
+        wanted = _wants_context(function) if give_context is None else give_context
+        awaited = _is_async(function)
         context = Context(
             attempt, None if attempt.output_path is None else output.create(attempt.output_path)
         )
-        wanted = _wants_context(function) if give_context is None else give_context
         arguments = (context,) if wanted else ()
-        awaited = _is_async(function)
         return TaskExecution(
             attempt,
             _carry_out(function, arguments, context, awaited=awaited),
             self._clock.now(),
             cancellable=awaited,
             on_cancel=context.ask_to_end,
+            # Not only by the work: one that is cancelled before its first step never begins.
+            on_end=context.close,
         )
 
     async def close(self) -> None:
@@ -204,7 +211,6 @@ async def _carry_out(
             if inspect.isawaitable(value):
                 value = await value
     except asyncio.CancelledError:
-        context.close()
         raise
     except BaseException as err:  # noqa: BLE001  (the boundary around an attempt: SystemExit included)
         failure = err
@@ -212,7 +218,9 @@ async def _carry_out(
         return Result(State.SUCCEEDED, output_bytes=context.close(), value=_small(value))
     if isinstance(failure, ExecutionError):  # a reason in words, for people; where it arose helps nobody
         return Result(State.FAILED, error=str(failure), output_bytes=context.close())
-    context.write("".join(traceback.format_exception(type(failure), failure, _own_frames_off(failure))))
+    # On a full disk the reason in the result has to do: why the function failed must not be hidden by it.
+    with contextlib.suppress(OSError):
+        context.write("".join(traceback.format_exception(type(failure), failure, _own_frames_off(failure))))
     reason = traceback.format_exception_only(type(failure), failure)[-1].strip()
     return Result(State.FAILED, error=reason, output_bytes=context.close())
 

@@ -13,7 +13,7 @@ from echosched.protocols import Clock, Secrets
 if TYPE_CHECKING:
     from echosched.executor.function import Context
 
-DEFAULT_PROCESS = Process(umask=0o022)
+JOB_DEFAULTS = Process(umask=0o022)
 
 ReportChild = Callable[[str, int, int], None]
 OnSettled = Callable[..., None]
@@ -61,7 +61,7 @@ class ExecutorOptions:
     on_crowd: Callable[..., None] | None = None
     on_settled: OnSettled | None = None
     exit_status: ExitStatus = proc.exit_status
-    defaults: Process = DEFAULT_PROCESS
+    defaults: Process = JOB_DEFAULTS
     environment: Mapping[str, str] | None = None
     spawners: int = 4
     patience_seconds: float = 5.0

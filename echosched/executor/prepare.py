@@ -156,8 +156,10 @@ def explain(err: OSError, launch: Launch) -> str:
         return f"no new process: {err.strerror} (the system is out of processes, memory or descriptors)"
     if cwd is not None and not os.path.isdir(cwd):
         return f"cwd {cwd}: not a directory" if os.path.exists(cwd) else f"cwd {cwd}: does not exist"
+    if (null := _trouble_with_null(launch)) is not None:
+        return null
     if path is not None and not os.path.exists(path):
-        # The child makes this file first of all: where it is missing, that is what failed.
+        # Made before anything of the command is looked at: where it is missing, that is what failed.
         return f"output file {path}: {err.strerror}"
     if err.errno == errno.ENOENT:
         if os.path.exists(os.path.join(cwd or "", program)):
@@ -168,6 +170,17 @@ def explain(err: OSError, launch: Launch) -> str:
             return f"cwd {cwd}: {err.strerror}"
         return f"command not executable: {program} ({err.strerror})"
     return f"{program}: {err.strerror}"
+
+
+def _trouble_with_null(launch: Launch) -> str | None:
+    # What the child opens first of all; a chroot may lack it, and one that is mounted "nodev" lets nobody open it.
+    if launch.stdin is not None and launch.output is not None:
+        return None
+    try:
+        os.close(os.open(os.devnull, os.O_RDWR if launch.output is None else os.O_RDONLY))
+    except OSError as err:
+        return f"{os.devnull}: {err.strerror} (a job has it in place of input and output)"
+    return None
 
 
 def _absolute(path: str) -> bytes:

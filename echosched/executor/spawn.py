@@ -5,8 +5,9 @@ while the child is being made (``os.posix_spawn`` holds it, and a file action on
 the whole daemon) and costs a third of ``subprocess``. It cannot change the account: that ``subprocess``
 does (fork and exec in C). Umask and niceness belong to a thread on Linux: the one that spawns sets its own.
 
-The output file is made by the child itself, exclusively, as its first act: *no file* proves that the
-command never began (:func:`echosched.executor.output.never_started` rests on that).
+The output file is made exclusively, and before anything of the command runs: by the child as soon as it has its
+stdin, or, where the account changes, by the parent before the fork. So *no file* proves that the command never
+began (:func:`echosched.executor.output.never_started` rests on that).
 """
 
 from __future__ import annotations

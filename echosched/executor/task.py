@@ -20,7 +20,8 @@ class TaskExecution:
     """Runs *work* as a task; satisfies :class:`echosched.protocols.Execution`.
 
     *on_cancel* is called at a cancel. With *cancellable* the task is cancelled as well, else it has
-    *kill_after* to end by itself (a thread can only be asked).
+    *kill_after* to end by itself (a thread can only be asked). *on_end* is called when the work is over,
+    were it before its first step.
     """
 
     process: ProcessIdentity | None = None
@@ -33,11 +34,13 @@ class TaskExecution:
         *,
         cancellable: bool = True,
         on_cancel: Callable[[], None] | None = None,
+        on_end: Callable[[], object] | None = None,
     ) -> None:
         self.attempt = attempt
         self.started_at = started_at
         self._cancellable = cancellable
         self._on_cancel = on_cancel
+        self._on_end = on_end
         self._verdict: Result | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._abandoned: asyncio.Event = asyncio.Event()
@@ -73,6 +76,8 @@ class TaskExecution:
     def _ended(self, task: asyncio.Task[Result]) -> None:
         for timer in self._timers:
             timer.cancel()
+        if self._on_end is not None:
+            self._on_end()
         self._abandoned.set()
         if not task.cancelled() and task.exception() is not None:
             log.error(

@@ -38,7 +38,7 @@ _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree 
 
 @dataclass(slots=True)
 class Grave:
-    """One run that has to end. *main* is its first process, *pidfd* that one's, if there is one.
+    """One run that has to end. *main* is its first process, born at *start_ticks*; *deadline* (monotonic): the KILL.
 
     *pinned*: main is our unreaped child, its number therefore cannot have been given to anybody else.
     """

@@ -42,15 +42,25 @@ class ExitWatch:
         self.resume()
 
     def add(self, pidfd: int, callback: Callable[[], None]) -> None:
-        """Watch *pidfd*; may be called from any thread."""
+        """Watch *pidfd*; may be called from any thread. Raises ``OSError``: then it is not watched."""
+        # Before the kernel is told: an exit that it shows at once must find whom to call.
         self._callbacks[pidfd] = callback
-        # One shot: an ended process would otherwise wake the loop until it is settled.
-        self._epoll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+        try:
+            # One shot: an ended process would otherwise wake the loop until it is settled.
+            self._epoll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+        except OSError:  # no memory, or no more watches for this account
+            del self._callbacks[pidfd]
+            raise
 
     def remove(self, pidfd: int) -> None:
-        """Forget *pidfd*; must come before it is closed (a copy in a forked child would keep it alive)."""
+        """Forget *pidfd*; may be called from any thread.
+
+        Must come before it is closed: a copy in a forked child would keep it alive.
+        """
         if self._callbacks.pop(pidfd, None) is not None:
-            self._epoll.unregister(pidfd)
+            # Whoever forgets is about to make the result: nothing that goes wrong here may keep it from that.
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(pidfd)
 
     def close(self) -> None:
         """Stop watching."""
@@ -89,7 +99,8 @@ class Verdict(NamedTuple):
 class ProcessExecution:
     """A running process and what becomes of it; satisfies :class:`echosched.protocols.Execution`.
 
-    Everything but the construction happens in the event loop.
+    It may be made in a spawner's thread, and let go of (:meth:`release`) in the reaper's; all else happens in
+    the event loop.
     """
 
     __slots__ = (

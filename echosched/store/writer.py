@@ -198,7 +198,7 @@ class Writer:
             self._fail(group, starts, translate(error, self._path), reconnect=reconnect)
             if is_full(error):
                 self._commits = _CHECKPOINT_COMMITS  # the log's own room may do for the next try
-        except StoreError as error:  # the connection could not be opened
+        except StoreError as error:  # the connection could not be opened, or the disk answered too late
             self._fail(group, starts, error, reconnect=True)
         except OSError as error:  # nor could the files beside it be looked at
             fault = StoreUnavailable(f"{self._path}: cannot be opened: {error.strerror}")

@@ -310,6 +310,55 @@ async def test_output_of_callables_is_held_to_its_limit(rig: Rig) -> None:
     assert result.output_bytes < 10_100
 
 
+def fill_the_disk_of(context: Context) -> None:
+    """Make every further write to the output fail, as it does on a full disk."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    assert context._descriptor is not None
+    os.dup2(full, context._descriptor, inheritable=False)
+    os.close(full)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_disk_that_fills_up_makes_no_failure_of_a_call_that_was_made(rig: Rig) -> None:
+    def work(context: Context) -> str:
+        context.log("x" * 20)
+        fill_the_disk_of(context)
+        return "done"
+
+    await rig.run(CallableAction(work))
+    before = open_descriptors()
+    result, _ = await rig.run(CallableAction(work), policy=Policy(output_limit=10))
+    assert (result.state, result.value, result.output_bytes) == (State.SUCCEEDED, {"return": "done"}, 10)
+    assert open_descriptors() == before
+
+
+async def test_a_full_disk_does_not_hide_why_a_call_failed(rig: Rig) -> None:
+    def work(context: Context) -> None:
+        context.log("half done")
+        fill_the_disk_of(context)
+        raise KeyError("lost")
+
+    before = open_descriptors()
+    result, _ = await rig.run(CallableAction(work))
+    assert (result.state, result.error, result.output_bytes) == (State.FAILED, "KeyError: 'lost'", 10)
+    assert open_descriptors() == before
+
+
+async def test_a_call_that_is_cancelled_before_its_first_step_leaves_no_descriptor(rig: Rig) -> None:
+    async def work() -> None:
+        await asyncio.sleep(60)
+
+    before = open_descriptors()
+    for _ in range(5):
+        execution = await rig.executor.start(rig.attempt(CallableAction(work)))
+        execution.cancel("enough", state=State.CANCELLED, kill_after=timedelta(0))
+        assert (await execution.wait()).error == "enough"
+    assert open_descriptors() == before
+
+
 async def test_many_callables_run_at_once(rig: Rig) -> None:
     begun = time.monotonic()
     results = await asyncio.gather(*(rig.run(CallableAction(lambda: time.sleep(0.3))) for _ in range(40)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,30 @@ def test_notify_secrets_stay_out_of_repr_and_errors(tmp_path: Path) -> None:
         load(str(tmp_path / "a.toml"), environ={}, uid=1000)
     assert SECRET not in str(caught.value)
     assert len(caught.value.problems) == 1
+
+
+def test_values_that_threads_resolve_at_once_are_all_masked() -> None:
+    names = [[f"S{thread}_{number}" for number in range(150)] for thread in range(4)]
+    environ = {name: f"value-of-{name}!" for of_thread in names for name in of_thread}
+    resolve = SecretResolver(environ)
+    together = threading.Barrier(len(names))
+
+    def work(of_thread: list[str]) -> None:
+        together.wait()
+        for number, name in enumerate(of_thread):
+            resolve(f"${{env:{name}}}")
+            resolve.know([f"known-with-{name}-{number}"])
+
+    threads = [threading.Thread(target=work, args=(of_thread,)) for of_thread in names]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert set(environ.values()) <= set(resolve.seen)
+    assert len(resolve.seen) == 2 * len(environ)
+    assert not any(value in resolve.redact(f"failed with {value}") for value in environ.values())

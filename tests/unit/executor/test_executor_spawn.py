@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from echosched.executor import spawn
+from echosched.executor import prepare, spawn
 from echosched.executor.spawn import Launch, Spawner
 
 
@@ -56,3 +59,45 @@ def test_a_job_without_a_umask_starts_where_the_program_is_also_after_one_with_a
     thread.submit(spawner.make_ready, launch).result()
     seen = thread.submit(_started, spawner, launch).result()
     assert seen == f"{spawner._inherited:04o}\n{Path.cwd()}\n"
+
+
+IN_AN_EMPTY_CHROOT = """
+import os, sys
+from echosched.executor import prepare
+from echosched.executor.spawn import Launch, Spawner
+spawner = Spawner()
+os.chroot(sys.argv[1])
+os.chdir("/")
+for output in (b"/output", None):
+    for account in (None, (0, 0, ())):
+        launch = Launch(b"/bin/sh", [b"sh"], [b"PATH=/bin"], output=output, account=account)
+        try:
+            spawner.spawn(launch)
+        except OSError as err:
+            print(prepare.explain(err, launch))
+        if os.path.exists("/output"):
+            os.unlink("/output")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_chroot_without_dev_null_is_told_as_that(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", IN_AN_EMPTY_CHROOT, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    reason = "/dev/null: No such file or directory (a job has it in place of input and output)\n"
+    assert (said.stdout, said.stderr) == (4 * reason, "")
+
+
+def test_what_the_system_says_of_dev_null_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "devnull", str(tmp_path))
+    launch = Launch(b"/bin/sh", [b"sh"], [])
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    assert prepare.explain(refused, launch).startswith(f"{tmp_path}: Is a directory (")
+    # A job that has both needs none.
+    served = Launch(b"/bin/sh", [b"sh"], [], output=b"/etc/passwd", stdin=0)
+    assert prepare.explain(refused, served) == "command not executable: sh (Permission denied)"
