@@ -53,6 +53,7 @@ class CommandExecutor:
         self.undertaker = Undertaker(self.clock, self._cgroups)
         self.keeper = OutputKeeper(self.clock)
         self.closed = False
+        self._warm = False
         self._report_child = options.report_child
         self._spawners = Spawners(self, Preparer(options))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -207,7 +208,10 @@ class CommandExecutor:
         self.closed = True
         self._spawners.close()
         self._reaper.close()
-        await asyncio.to_thread(self._join)
+        try:
+            await asyncio.to_thread(self._join)
+        except RuntimeError:  # no thread is left to wait in
+            self._join()
         self._deliver()
         for order in self._spawners.left():
             self._refuse(order, ExecutionError("not started: the executor was closed"))
@@ -348,11 +352,19 @@ class CommandExecutor:
         """Start the threads, so that the first slot need not wait for them; call from the running loop."""
         if self.closed:
             raise ExecutionError("not started: the executor was closed")
+        if self._warm:
+            return
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._exits = ExitWatch(self._loop)
+        try:
+            # All of them now: a run that was begun can be ended, timed out and held to its limits.
+            for part in (self.undertaker, self.keeper, self._reaper):
+                part.start()
             self._spawners.start(self.options.spawners)
-            self._reaper.start()
+        except RuntimeError as err:
+            raise ExecutionError(f"no new thread: {err} (the system is out of processes or memory)") from err
+        self._warm = True
 
     # ── in the spawner threads ─────────────────────────────────────────────────────
 

@@ -54,11 +54,11 @@ class Spawners:
         self._threads: list[threading.Thread] = []
 
     def start(self, count: int) -> None:
-        """Start *count* threads."""
-        for number in range(count):
+        """Have *count* threads; raises ``RuntimeError`` where they are not to be had, and may be called again."""
+        for number in range(len(self._threads), count):
             thread = threading.Thread(target=self._work, name=f"spawner-{number}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def put(self, order: Order) -> None:
         """Have *order* carried out soon."""

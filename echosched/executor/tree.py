@@ -67,17 +67,28 @@ class Undertaker:
         self._wake_r = self._wake_w = -1
         self._closing = False
 
+    def start(self) -> None:
+        """Start the thread, once; raises ``RuntimeError`` where there is none to be had, and may be called again.
+
+        Long before it is needed: when a machine has no threads left is just when runs have to be ended.
+        """
+        with self._lock:
+            if self._thread is not None or self._closing:
+                return
+            if self._wake_w < 0:
+                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            thread = threading.Thread(target=self._work, name="undertaker", daemon=True)
+            thread.start()
+            self._thread = thread
+
     def bury(self, grave: Grave) -> None:
         """Begin to end *grave*'s tree; ``done(left)`` is called in the undertaker's thread when it is gone.
 
         *left* counts processes that refused our signals (they run under another account).
         """
+        self.start()
         with self._lock:
             self._graves.append(grave)
-            if self._thread is None:
-                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                self._thread = threading.Thread(target=self._work, name="undertaker", daemon=True)
-                self._thread.start()
         self.wake()
 
     def hasten(self, grave: Grave, deadline: float) -> None:
@@ -96,14 +107,16 @@ class Undertaker:
             except BlockingIOError:
                 pass  # it is awake already
 
-    def close(self) -> None:
-        """End the thread; trees that are not gone yet stay as they are."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the thread, within *timeout* seconds; trees that are not gone yet stay as they are."""
         with self._lock:
             self._closing = True
             thread = self._thread
         self.wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(timeout)
+            if thread.is_alive():
+                return  # it hangs in the kernel, and may still read from the pipe
         with self._lock:
             for descriptor in (self._wake_r, self._wake_w):
                 if descriptor >= 0:
