@@ -33,6 +33,9 @@ _EMPTY_SCANS = 2  # a process that forks and dies while /proc is being read may 
 _CHASE_SECONDS = 0.2  # at most so long in a row: other trees have to end, too
 _EXEC_TICKS = 2 * proc.TICKS_PER_SECOND
 _EXEC_PAUSES_SECONDS = (0.002, 0.01, 0.05)
+_MOST_HELD = (
+    64  # pidfds kept open between scans: a tree of thousands must leave descriptors for the other runs
+)
 _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
 
 
@@ -204,7 +207,6 @@ class Undertaker:
             pidfd = _open_same(stat)
             if pidfd is None:
                 continue
-            held.append(pidfd)
             try:
                 if killing:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -220,6 +222,12 @@ class Undertaker:
                 log.warning(
                     "process %s of a job that has to end belongs to another account; left alone", who[0]
                 )
+            finally:
+                # Some deaths are enough to wake up by: the next scan sees the others'.
+                if len(held) < _MOST_HELD:
+                    held.append(pidfd)
+                else:
+                    os.close(pidfd)
 
     def _rest(self, held: list[int], timeout: float | None) -> None:
         poller = select.poll()
