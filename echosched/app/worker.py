@@ -267,8 +267,7 @@ class Worker:
                 live.execution.leave()  # it cannot outlive us: the next worker begins it anew
         await self.scheduler.runs.settle()
         await self._let_go(gone=False)
-        self.link.retired()  # the next worker waits for this: threads and descriptors may end after it
-        await self.executor.close()
+        await self.executor.close()  # the next worker waits for our exit
         self._exit(EX_OK)
 
     async def _let_go(self, *, gone: bool) -> None:
