@@ -47,7 +47,10 @@ class Outputs:
         if number >= RUNS_PER_DIRECTORY // 2 and shard >= self._wanted:
             # Where the disk is busy with a commit, making a directory takes as long as that: not in the loop.
             self._wanted = shard + 1
-            threading.Thread(target=self._make_ahead, args=(shard + 1,), name="outputs", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no thread is left: the first run that needs it makes it
+                threading.Thread(
+                    target=self._make_ahead, args=(shard + 1,), name="outputs", daemon=True
+                ).start()
         path = output_file(self._directory, run, attempt)
         if (run, attempt) in self._barred:
             self._barred.discard((run, attempt))

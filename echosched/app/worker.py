@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from echosched import events
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the others from the interpreter. Python's own 5 ms would let a spawner that
 comes back from the kernel wait for a whole turn of the loop before it can start the next job."""
+
+LOOK_SECONDS, HANGING_SECONDS = 0.1, 3.0
+"""A worker that leaves looks so often whether starts hang: whether they have not come back for so long."""
 
 
 class Worker:
@@ -254,23 +258,50 @@ class Worker:
         if message.keep_jobs:
             await self._retire()
             return
-        await self.scheduler.stop(0.0 if message.immediate else message.grace)
-        await self.executor.close()
-        await self._let_go(gone=True)
-        self._exit(EX_OK)
+        runs = self.scheduler.runs
+        await self.scheduler.quiesce()
+        stopping = self.scheduler.stop(0.0 if message.immediate else message.grace)
+        await self._unless_hanging(stopping, lambda: len(runs.running()))
+        try:
+            await self.executor.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(runs.settle(), HANGING_SECONDS)
+        finally:
+            # Whatever broke: a worker that stays is killed, with its store and journal open.
+            try:
+                await self._let_go(gone=True)
+            finally:
+                self._exit(EX_OK)
 
     async def _retire(self) -> None:
         """Leave the jobs running and everything known committed."""
+        runs = self.scheduler.runs
         await self.scheduler.quiesce()
-        await self.scheduler.runs.started()
-        for live in self.scheduler.runs.running():
+        await self._unless_hanging(
+            runs.started(), lambda: sum(live.execution is None for live in runs.running())
+        )
+        self.executor.processes.spawners.left()  # begun by the next worker, since no thread has taken them
+        for live in runs.running():
             if isinstance(live.execution, TaskExecution):
                 live.execution.leave()  # it cannot outlive us: the next worker begins it anew
-        await self.scheduler.runs.settle()
-        await self._let_go(gone=False)
-        self.link.retired()  # the next worker waits for this: threads and descriptors may end after it
-        await self.executor.close()
-        self._exit(EX_OK)
+        await runs.settle()
+        try:
+            await self._let_go(gone=False)
+            await self.executor.close()
+        finally:
+            self._exit(EX_OK)  # the next worker waits for it
+
+    async def _unless_hanging(self, waiting: Coroutine[Any, Any, None], left: Callable[[], int]) -> None:
+        """Await *waiting*, as long as something besides starts that hang is *left* to it.
+
+        Such a start is the next worker's: its output file shows whether it came about, or bars it.
+        """
+        task = asyncio.ensure_future(waiting)
+        while not (await asyncio.wait((task,), timeout=LOOK_SECONDS))[0]:
+            if 0 < left() <= self.executor.processes.spawners.stuck(HANGING_SECONDS):
+                task.cancel()
+        if not task.cancelled():
+            task.result()
 
     async def _let_go(self, *, gone: bool) -> None:
         """Give up what only one worker can have: socket, messages, store, journal."""
@@ -325,6 +356,8 @@ class Worker:
             reasons.append(
                 f"set aside: {', '.join(parked[:5])} (echoschedd jobs says why; resume tries again)"
             )
+        if hanging := self.executor.processes.spawners.hanging():
+            reasons.append(f"starts hang: {', '.join(hanging[:5])} (a disk that does not answer?)")
         return {
             "worker_started_at": rfc3339(self.started_at),
             "ticks": self.heart.ticks,

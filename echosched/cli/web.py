@@ -123,10 +123,7 @@ async def _supervised(link: Any, settings: WebSettings) -> None:
 
     def listen() -> None:
         for message in link.receive():
-            if message.op in ("stop", "eof"):
-                stop.set()
-            elif message.op == "retire":
-                link.retired()
+            if message.op in ("stop", "retire", "eof"):
                 stop.set()
             elif message.op == "go":
                 go.set()

@@ -36,8 +36,7 @@ class Message:
 
     ``stop``: *signal* (name or ``None``), *immediate*, *keep_jobs*, *grace* seconds · ``reload`` ·
     ``reopen`` · ``child_exit``: *child* · ``go``: the standby becomes the worker, with the *children* it
-    takes over · ``retire``: stop claiming, commit, call :meth:`WorkerLink.retired`, leave; jobs stay ·
-    ``eof``: leave at once.
+    takes over · ``retire``: stop claiming, commit, leave; jobs stay · ``eof``: leave at once.
     """
 
     __slots__ = ("child", "children", "grace", "immediate", "keep_jobs", "op", "signal")
@@ -166,10 +165,6 @@ class WorkerLink:
     def acknowledge(self, *ended: tuple[int, int]) -> None:
         """Say that the ends of these children (pid, start ticks) are recorded for good: they may be forgotten."""
         self._send(b"".join(b'{"op":"ack","pid":%d,"ticks":%d}\n' % child for child in ended))
-
-    def retired(self) -> None:
-        """Say that a retiring worker has committed everything and lets the next one go."""
-        self._say({"op": "retired"})
 
     def close(self) -> None:
         """Let go of the line."""

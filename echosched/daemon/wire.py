@@ -9,7 +9,6 @@ The lines between them, one JSON object each::
     child_exit  tag pid ticks status                     ack       pid ticks
     go     children                                      status    text
                                                          reloading · reloaded settings
-                                                         retired
 
 Fields are added, never renamed: over an upgrade the two ends are of different versions.
 """

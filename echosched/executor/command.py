@@ -40,6 +40,8 @@ GONE = ProcessIdentity(0, -1)
 _BURST = 8  # starts under way at once, from which the loop looks in by itself instead of being woken
 _PULSE_SECONDS = 0.002
 _MANY_YOUNG = 256  # starts of a burst whose time-outs may wait to be set going
+_MIND_SECONDS = 0.5  # how often is looked whether starts hang
+_JOIN_SECONDS = 2.0  # how long a thread that hangs is waited for at the end
 _READY_SECONDS = 0.03  # what is held is made ready then, not beside the claims of the next ones
 
 
@@ -53,8 +55,9 @@ class CommandExecutor:
         self.undertaker = Undertaker(self.clock, self._cgroups)
         self.keeper = OutputKeeper(self.clock)
         self.closed = False
+        self._warm = False
         self._report_child = options.report_child
-        self._spawners = Spawners(self, Preparer(options))
+        self.spawners = Spawners(self, Preparer(options))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exits: ExitWatch | None = None
         self._reaper = Reaper(self._cgroups, options.on_settled)
@@ -62,6 +65,8 @@ class CommandExecutor:
         self._called = False
         self._unready: list[Order] = []
         self._starting = 0
+        self._stuck = 0  # of them: hang, or wait behind those that do
+        self._minding = False
         self._pulsing = False
         self._young: list[tuple[ProcessExecution, float]] = []  # time-outs not running yet, begun at
         self._running: dict[ProcessIdentity, ProcessExecution] = {}
@@ -110,17 +115,28 @@ class CommandExecutor:
 
     def _make_ready(self) -> None:
         orders, self._unready = self._unready, []
-        self._spawners.make_ready(orders)
+        self.spawners.make_ready(orders)
 
     def _start(self, order: Order) -> None:
         self.warm()
-        self._spawners.put(order)
+        self.spawners.put(order)
         self._starting += 1
-        if self._starting >= _BURST and not self._pulsing:
+        if not self._minding:
+            self._minding = True
+            self.loop.call_later(_MIND_SECONDS, self._mind)
+        if self._starting - self._stuck >= _BURST and not self._pulsing:
             self._pulsing = True
             self._in_crowd(True)
             self.exits.pause()
             self.loop.call_later(_PULSE_SECONDS, self._pulse)
+
+    def _mind(self) -> None:
+        if self.closed:
+            return
+        self._stuck = self.spawners.relieve()
+        self._minding = self._starting > 0
+        if self._minding:
+            self.loop.call_later(_MIND_SECONDS, self._mind)
 
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> ProcessExecution:
         """Watch a process that an earlier worker started for *attempt*, to its end.
@@ -201,15 +217,21 @@ class CommandExecutor:
         }
 
     async def close(self) -> None:
-        """End the threads and close all descriptors; processes run on."""
+        """End the threads and close all descriptors; processes run on.
+
+        A start that hangs is told nobody any more: whether it comes about after all shows its output file.
+        """
         if self.closed:
             return
         self.closed = True
-        self._spawners.close()
+        self.spawners.close()
         self._reaper.close()
-        await asyncio.to_thread(self._join)
+        try:
+            await asyncio.to_thread(self._join)
+        except RuntimeError:  # no thread is left to wait in
+            self._join()
         self._deliver()
-        for order in self._spawners.left():
+        for order in self.spawners.left():
             self._refuse(order, ExecutionError("not started: the executor was closed"))
         for execution in list(self._running.values()):
             execution.let_go()
@@ -219,10 +241,11 @@ class CommandExecutor:
             self._exits = None
 
     def _join(self) -> None:
-        self._spawners.join()
-        self._reaper.join()
-        self.undertaker.close()
-        self.keeper.close()
+        # A dead disk keeps a thread for as long as it is dead, but nobody from leaving.
+        self.spawners.join(_JOIN_SECONDS)
+        self._reaper.join(2 * _JOIN_SECONDS)
+        self.undertaker.close(_JOIN_SECONDS)
+        self.keeper.close(2 * _JOIN_SECONDS)  # large outputs take their time
 
     # ── for executions ────────────────────────────────────────────────────────────────────────
 
@@ -274,7 +297,7 @@ class CommandExecutor:
         self._exits.look()
         if len(self._young) > _MANY_YOUNG:
             self._arm_young()
-        if self._starting >= _BURST:
+        if self._starting - self._stuck >= _BURST:
             self.loop.call_later(_PULSE_SECONDS, self._pulse)
             return
         self._pulsing = False
@@ -297,6 +320,9 @@ class CommandExecutor:
 
     def _hand_back(self, order: Order, execution: ProcessExecution) -> None:
         self._starting -= 1
+        if self._exits is None:
+            execution.let_go()  # it had hung; whoever comes after us looks after it
+            return
         execution.watch()  # here: in the spawner's thread it would cost a change of threads
         if self._pulsing:
             self._young.append((execution, self.loop.time()))
@@ -348,11 +374,19 @@ class CommandExecutor:
         """Start the threads, so that the first slot need not wait for them; call from the running loop."""
         if self.closed:
             raise ExecutionError("not started: the executor was closed")
+        if self._warm:
+            return
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._exits = ExitWatch(self._loop)
-            self._spawners.start(self.options.spawners)
-            self._reaper.start()
+        try:
+            # All of them now: a run that was begun can be ended, timed out and held to its limits.
+            for part in (self.undertaker, self.keeper, self._reaper):
+                part.start()
+            self.spawners.start(self.options.spawners)
+        except RuntimeError as err:
+            raise ExecutionError(f"no new thread: {err} (the system is out of processes or memory)") from err
+        self._warm = True
 
     # ── in the spawner threads ─────────────────────────────────────────────────────
 

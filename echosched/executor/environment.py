@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,7 +90,9 @@ def read_env_file(path: str) -> dict[str, str]:
     line continuations).
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ExecutionError(f"env_file {path}: not a regular file")
             text = file.read()
     except OSError as err:
         raise ExecutionError(f"env_file {path}: {err.strerror or err}") from err
@@ -106,6 +109,11 @@ def read_env_file(path: str) -> dict[str, str]:
             value = value[1:-1]
         found[name] = value
     return found
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A named pipe in place of the file would wait for a writer, and the thread that starts jobs with it.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def mark_of(instance: str, attempt: Attempt) -> str:

@@ -88,29 +88,44 @@ class OutputKeeper:
         self._errands.append(errand)
         self._wake()
 
-    def close(self) -> None:
-        """Do the errands that are waiting and end the thread."""
+    def start(self) -> None:
+        """Start the thread, once; raises ``RuntimeError`` where there is none to be had, and may be called again."""
+        with self._lock:
+            if self._thread is not None or self._closing:
+                return
+            if self._wake_w < 0:
+                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            thread = threading.Thread(target=self._work, name="output", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def close(self, timeout: float | None = None) -> None:
+        """Do the errands that are waiting and end the thread, within *timeout* seconds."""
         with self._lock:
             self._closing = True
             thread = self._thread
         if thread is not None:
             self._wake()
-            thread.join()
-            os.close(self._wake_r)
-            os.close(self._wake_w)
+            thread.join(timeout)
+            if thread.is_alive():
+                return  # a disk does not answer; it may still read from the pipe
+        with self._lock:
+            # A run may yet be concluded: its errand must not wake whoever has these numbers by then.
+            for descriptor in (self._wake_r, self._wake_w):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._wake_r = self._wake_w = -1
         if self._inotify is not None:
             self._inotify.close()
+            self._inotify = None
 
     def _wake(self) -> None:
+        if self._thread is None:
+            self.start()
         with self._lock:
-            if self._thread is None:
-                if self._closing:
-                    return
-                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                self._thread = threading.Thread(target=self._work, name="output", daemon=True)
-                self._thread.start()
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_w, b".")
+            if self._wake_w >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_w, b".")
 
     # ── in the thread ─────────────────────────────────────────────────────────────────────────
 

@@ -35,10 +35,11 @@ class Reaper:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, once."""
+        """Start the thread, once; raises ``RuntimeError`` where there is none to be had, and may be called again."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="reaper", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="reaper", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def take(self, execution: ProcessExecution, call_later: Callable[..., object]) -> None:
         """Reap *execution*, and what else is settled until then, soon."""
@@ -51,10 +52,10 @@ class Reaper:
         self._hand_over()
         self._batches.put(None)
 
-    def join(self) -> None:
-        """Wait until the thread has ended. Blocks."""
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, at most *timeout* seconds. Blocks."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
 
     def reap(self, batch: list[ProcessExecution]) -> None:
         """Let all of *batch* go, here and now. Blocks for some microseconds each."""

@@ -33,6 +33,9 @@ _EMPTY_SCANS = 2  # a process that forks and dies while /proc is being read may 
 _CHASE_SECONDS = 0.2  # at most so long in a row: other trees have to end, too
 _EXEC_TICKS = 2 * proc.TICKS_PER_SECOND
 _EXEC_PAUSES_SECONDS = (0.002, 0.01, 0.05)
+_MOST_HELD = (
+    64  # pidfds kept open between scans: a tree of thousands must leave descriptors for the other runs
+)
 _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
 
 
@@ -67,17 +70,28 @@ class Undertaker:
         self._wake_r = self._wake_w = -1
         self._closing = False
 
+    def start(self) -> None:
+        """Start the thread, once; raises ``RuntimeError`` where there is none to be had, and may be called again.
+
+        Long before it is needed: when a machine has no threads left is just when runs have to be ended.
+        """
+        with self._lock:
+            if self._thread is not None or self._closing:
+                return
+            if self._wake_w < 0:
+                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            thread = threading.Thread(target=self._work, name="undertaker", daemon=True)
+            thread.start()
+            self._thread = thread
+
     def bury(self, grave: Grave) -> None:
         """Begin to end *grave*'s tree; ``done(left)`` is called in the undertaker's thread when it is gone.
 
         *left* counts processes that refused our signals (they run under another account).
         """
+        self.start()
         with self._lock:
             self._graves.append(grave)
-            if self._thread is None:
-                self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                self._thread = threading.Thread(target=self._work, name="undertaker", daemon=True)
-                self._thread.start()
         self.wake()
 
     def hasten(self, grave: Grave, deadline: float) -> None:
@@ -96,14 +110,16 @@ class Undertaker:
             except BlockingIOError:
                 pass  # it is awake already
 
-    def close(self) -> None:
-        """End the thread; trees that are not gone yet stay as they are."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the thread, within *timeout* seconds; trees that are not gone yet stay as they are."""
         with self._lock:
             self._closing = True
             thread = self._thread
         self.wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(timeout)
+            if thread.is_alive():
+                return  # it hangs in the kernel, and may still read from the pipe
         with self._lock:
             for descriptor in (self._wake_r, self._wake_w):
                 if descriptor >= 0:
@@ -191,7 +207,6 @@ class Undertaker:
             pidfd = _open_same(stat)
             if pidfd is None:
                 continue
-            held.append(pidfd)
             try:
                 if killing:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -207,6 +222,12 @@ class Undertaker:
                 log.warning(
                     "process %s of a job that has to end belongs to another account; left alone", who[0]
                 )
+            finally:
+                # Some deaths are enough to wake up by: the next scan sees the others'.
+                if len(held) < _MOST_HELD:
+                    held.append(pidfd)
+                else:
+                    os.close(pidfd)
 
     def _rest(self, held: list[int], timeout: float | None) -> None:
         poller = select.poll()

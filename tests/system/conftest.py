@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -162,6 +164,35 @@ def usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+class StalledProgram:
+    """A program whose start waits in the kernel, as on a disk that does not answer, until it is released.
+
+    Whoever executes a file under a lease waits for the holder; the kernel does so for at most
+    /proc/sys/fs/lease-break-time, 45 seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        shutil.copy("/bin/true", path)
+        path.chmod(0o755)
+        self._descriptor = os.open(path, os.O_RDONLY)
+        fcntl.fcntl(self._descriptor, fcntl.F_SETSIG, signal.SIGURG)  # told so when somebody waits: ignored
+        fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def release(self) -> None:
+        """Let all go on who wait."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+@pytest.fixture
+def stalled(tmp_path: Path) -> Iterator[StalledProgram]:
+    program = StalledProgram(tmp_path / "stalled")
+    yield program
+    program.release()
 
 
 @pytest.fixture

@@ -121,7 +121,6 @@ def main() -> int:
                     chat.close()
                     chat = open(journal_path, "a")
             elif message.op == "retire":
-                link.retired()
                 os._exit(0)
             elif message.op in ("stop", "eof"):
                 if chat:

@@ -374,3 +374,30 @@ async def test_a_cgroup_that_is_not_ours_fails_no_run(rigs: Rigs) -> None:
     result, _ = await rig.run("echo fine")
     assert result.state is State.SUCCEEDED
     assert (await rig.run("sleep 60", policy=Policy(timeout=seconds(0.2))))[0].state is State.TIMED_OUT
+
+
+async def test_a_large_tree_is_ended_with_few_descriptors(rig: Rig) -> None:
+    # Ignores TERM, so that all of it is waited for until the KILL. Each one ends by itself after a minute.
+    attempt = rig.attempt(
+        "trap '' TERM; n=0; while [ $n -lt 120 ]; do sleep 60 & n=$((n + 1)); done; echo all; wait"
+    )
+    execution = await rig.executor.start(attempt)
+    await rig.until(lambda: "all" in rig.output(attempt))
+    execution.cancel("test", state=State.CANCELLED, kill_after=seconds(1.5))
+    ended = asyncio.ensure_future(execution.wait())
+    most = 0
+    while not ended.done():
+        most = max(most, pidfds())
+        await asyncio.sleep(0.01)
+    assert (ended.result().state, rig.alive()) == (State.CANCELLED, [])
+    assert 60 <= most <= 70
+    execution.settle()
+
+
+def pidfds() -> int:
+    """Return how many pidfds this program has open."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[pidfd]"
+    return found

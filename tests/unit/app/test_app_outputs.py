@@ -131,3 +131,16 @@ def test_a_directory_that_cannot_be_made_is_told_by_the_run_that_needs_it(tmp_pa
     outputs.warm()
     with pytest.raises(ExecutionError, match="runs: File exists"):
         outputs.prepare(1, 1)
+
+
+def test_a_run_needs_no_thread_for_the_directory_that_is_made_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    outputs = Outputs(str(tmp_path))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    Path(outputs.prepare(999, 1)).touch()
+    Path(outputs.prepare(1000, 1)).touch()
+    assert outputs.highest_run() == 1000

@@ -83,7 +83,6 @@ def test_reports_reach_the_supervisor(pair: tuple[worker.Worker, WorkerLink]) ->
     link.reloading()
     link.reloaded({"grace": 3})
     link.status("busy")
-    link.retired()
     assert supervisor.read() == [
         {"op": "ready", "status": "warm"},
         {"op": "child", "tag": 'odd "tag"', "pid": 12, "ticks": 34},
@@ -93,7 +92,6 @@ def test_reports_reach_the_supervisor(pair: tuple[worker.Worker, WorkerLink]) ->
         {"op": "reloading"},
         {"op": "reloaded", "settings": {"grace": 3}},
         {"op": "status", "text": "busy"},
-        {"op": "retired"},
     ]
 
 

@@ -102,6 +102,15 @@ def test_a_directory_as_env_file_is_the_reason(tmp_path: Path) -> None:
         read_env_file(str(tmp_path))
 
 
+@pytest.mark.timeout(20)
+def test_a_named_pipe_or_a_device_as_env_file_is_the_reason_at_once(tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/zero"):
+        with pytest.raises(ExecutionError, match=f"^env_file {path}: not a regular file$"):
+            read_env_file(path)
+
+
 def test_without_user_the_account_is_the_daemon_s() -> None:
     assert account_of(Process(), OWN) is OWN
 
