@@ -37,6 +37,14 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True, scope="session")
+def usual_umask() -> Iterator[None]:
+    """Make files as people do, whoever started the tests: they compare modes, and let other accounts read."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """Return a PostgreSQL server that all tests of this run share; whoever stops it starts it again."""

@@ -23,8 +23,6 @@ NEXT_VERSION = "0.1.0+next"
 @pytest.fixture(scope="session")
 def bootable() -> None:
     """Skip where no system can be booted; in CI that is a failure, not a skip."""
-    # What is made here is for other accounts to read, among it the machines' own root directory.
-    os.umask(0o022)
     if why := lab.missing():
         if os.environ.get("CI"):
             pytest.fail(f"CI runs these tests as root with everything installed, but {why}")

@@ -158,14 +158,6 @@ class House:
                     stream.close()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def usual_umask() -> Iterator[None]:
-    """Make files as people do, whoever started these tests: what others may read depends on it."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 class StalledProgram:
     """A program whose start waits in the kernel, as on a disk that does not answer, until it is released.
 

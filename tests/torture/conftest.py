@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import usual_umask  # noqa: F401 - a fixture
-
 from .driver import Ordeal
 from .shim import ClockShim
 
