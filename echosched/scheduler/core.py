@@ -27,7 +27,8 @@ from echosched.protocols import Clock, EventSink, Executor, Store
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.roster import Jitter, Roster
-from echosched.scheduler.runs import RELEASE_PAUSE_SECONDS, OutputPath, Runs, run_fields
+from echosched.scheduler.runs import RELEASE_PAUSE_SECONDS, OutputPath, Runs
+from echosched.scheduler.tell import run_fields
 from echosched.timer import Wakeup, make_wakeup
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.peers import Peers
 from echosched.scheduler.routes import queue_for, queue_of_instance
-from echosched.scheduler.runs import run_fields
+from echosched.scheduler.tell import run_fields
 from echosched.store.postgres_orders import Decision, Order, Situation
 from echosched.store.postgres_writes import Terms
 

@@ -39,7 +39,7 @@ from echosched.scheduler.core import Scheduler, wants
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Wish
 from echosched.scheduler.roster import Roster
-from echosched.scheduler.runs import run_fields
+from echosched.scheduler.tell import run_fields
 
 log = logging.getLogger(__name__)
 

@@ -33,6 +33,7 @@ from echosched.protocols import Clock, Execution, Executor, Store
 from echosched.scheduler.ends import Ends
 from echosched.scheduler.entries import LiveRun
 from echosched.scheduler.queue import StartQueue
+from echosched.scheduler.tell import end_events, run_fields
 from echosched.timer import Delay, TimerHeap, call_later
 
 log = logging.getLogger(__name__)
@@ -326,26 +327,8 @@ class Runs:
 
     def tell_end(self, live: LiveRun, ended: Ended) -> None:
         """Tell that *live* has ended so."""
-        result, started = ended.result, live.started_at
-        fields = run_fields(live)
-        if result.state is State.ABANDONED:
-            reason = result.error or "its end was not seen"
-            self._emit(events.RunAbandoned(ts=ended.at, **fields, reason=reason))
-        self._emit(
-            events.RunEnd(
-                ts=ended.at,
-                **fields,
-                state=str(result.state),
-                exit_code=result.exit_code,
-                signal=result.signal,
-                duration_seconds=None if started is None else (ended.at - started).total_seconds(),
-                lag_seconds=None
-                if started is None or live.slot is None
-                else (started - live.slot).total_seconds(),
-                error=result.error,
-                output_bytes=result.output_bytes,
-            )
-        )
+        for event in end_events(live, ended):
+            self._emit(event)
 
     # ── cancelling and waiting ────────────────────────────────────────────────────────────────
 
@@ -426,14 +409,3 @@ def _finished(live: LiveRun, result: Result) -> bool:
     if isinstance(action, CommandAction | PythonAction):
         return result.exit_code in action.success_codes
     return False
-
-
-def run_fields(live: LiveRun) -> dict[str, Any]:
-    """Return the fields that all events of a run carry."""
-    return {
-        "job": live.job.name,
-        "run": live.run,
-        "slot": live.slot,
-        "attempt": live.attempt,
-        "trigger": str(live.trigger),
-    }

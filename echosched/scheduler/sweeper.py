@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from echosched import events
 from echosched.model import Ended, OnAbandoned, Result, Run, State
-from echosched.scheduler.runs import run_fields
+from echosched.scheduler.tell import run_fields
 
 if TYPE_CHECKING:
     from echosched.scheduler.cluster import ClusterScheduler
