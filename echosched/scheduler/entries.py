@@ -149,7 +149,7 @@ class LiveRun:
         self.queued_at = queued_at
         self.attempt = attempt
         self.armed = armed  # the right to start this attempt is durable
-        self.exclusive = exclusive  # starts only when no other run of its job is running
+        self.exclusive = exclusive  # of a backlog: starts only when no other such run of its job is running
         self.priority = entry.job.policy.priority if priority is None else priority
         self.ahead = False  # claimed before its slot
         self.spare = False  # its output goes elsewhere: where it belongs no file can be made

@@ -1,8 +1,9 @@
 """Which waiting run starts next.
 
-A run needs a place (``max_concurrent``), room in its concurrency group, and, if it is exclusive or its job may
-not overlap itself, a job without a running run. Whoever lacks only the first waits in one heap; whoever lacks
-one of the others is parked under that obstacle, so that a thousand blocked runs cost nothing while they wait.
+A run needs a place (``max_concurrent``), room in its concurrency group, and a job without a running run; where the
+job may overlap itself, an exclusive run (of a backlog, which is worked off one by one) needs one without another of its
+kind. Whoever lacks only the first waits in one heap; whoever lacks one of the others is parked under that
+obstacle, so that a thousand blocked runs cost nothing while they wait.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class StartQueue:
         self._parked: dict[Obstacle, list[LiveRun]] = {}
         self._in_group: dict[str, int] = {}
         self._in_job: dict[Entry, int] = {}
+        self._exclusive: dict[Entry, int] = {}
         self._waiting: set[int] = set()
 
     @property
@@ -66,6 +68,8 @@ class StartQueue:
         live.placed = True
         self.placed += 1
         self._in_job[live.entry] = self._in_job.get(live.entry, 0) + 1
+        if live.exclusive:
+            self._exclusive[live.entry] = self._exclusive.get(live.entry, 0) + 1
         group = live.job.policy.concurrency_group
         if group is not None:
             self._in_group[group] = self._in_group.get(group, 0) + 1
@@ -77,6 +81,8 @@ class StartQueue:
         live.placed = False
         self.placed -= 1
         _less(self._in_job, live.entry)
+        if live.exclusive:
+            _less(self._exclusive, live.entry)
         self._unpark(("job", live.entry.job.name))
         group = live.job.policy.concurrency_group
         if group is not None:
@@ -85,8 +91,11 @@ class StartQueue:
 
     def _obstacle(self, live: LiveRun) -> Obstacle | None:
         policy = live.job.policy
-        alone = live.exclusive or policy.overlap is not Overlap.ALLOW
-        if alone and self._in_job.get(live.entry, 0):
+        if policy.overlap is not Overlap.ALLOW:
+            alone = not self._in_job.get(live.entry, 0)
+        else:
+            alone = not (live.exclusive and self._exclusive.get(live.entry, 0))
+        if not alone:
             return ("job", live.entry.job.name)
         group = policy.concurrency_group
         if group is not None and self._in_group.get(group, 0) >= policy.concurrency_limit:

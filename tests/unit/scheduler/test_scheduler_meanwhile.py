@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from echosched.errors import ExecutionError, NotFound, OutputUnavailable, StoreError
-from echosched.model import Attempt, Job, Overlap, Result, State
+from echosched.model import Attempt, Catchup, Job, Overlap, Result, State
 from echosched.scheduler import core
 
 from .conftest import AHEAD, START, Rig, advance, make_job, make_scheduler, settle
@@ -111,6 +111,19 @@ async def test_runs_of_a_job_that_may_overlap_do(rig: Rig) -> None:
     await advance(rig, MINUTE)
     await advance(rig, MINUTE)
     assert running(rig) == [1, 2]
+
+
+async def test_a_backlog_is_worked_off_one_by_one_beside_runs_that_may_overlap(rig: Rig) -> None:
+    rig.executor.script = lambda attempt: None
+    await rig.begin(make_job(overlap=Overlap.ALLOW, catchup=Catchup.ALL))
+    rig.clock.advance(MINUTE * 3)  # three slots at once: a backlog
+    await settle()
+    assert running(rig) == [1]
+    await advance(rig, MINUTE)
+    assert running(rig) == [1, 4]
+    rig.executor.started[0].end()
+    await settle()
+    assert running(rig) == [2, 4]  # though the job is never without a run
 
 
 # ── the wait for the next attempt ─────────────────────────────────────────────────────────────
