@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from echosched.clock import from_micros, to_micros
+from echosched.clock import to_micros
 from echosched.errors import NotFound
 from echosched.model import Ended, Result, Run, Started, State
 from echosched.store.ends import NO_STARTS, Attempted
@@ -30,6 +30,7 @@ from echosched.store.postgres_link import Connection
 from echosched.store.postgres_queries import execute, fetch, fetch_runs
 from echosched.store.postgres_tickets import Ticket, defer
 from echosched.store.postgres_writes import Finished, finish, lock
+from echosched.store.rows import instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,7 @@ async def mend(connection: Connection, patience_seconds: float, at: datetime) ->
     """
     rows = await fetch(connection, "without_ticket")
     tickets = [
-        Ticket(run, attempt, queue, priority, None if after is None else from_micros(after))
-        for run, attempt, queue, priority, after in rows
+        Ticket(run, attempt, queue, priority, instant(after)) for run, attempt, queue, priority, after in rows
     ]
     waiting = await fetch(connection, "waiting_behind")
     if waiting:
@@ -218,7 +218,7 @@ async def mend(connection: Connection, patience_seconds: float, at: datetime) ->
     kept = [row for row in orphans if row[5]]
     if kept:
         await execute(connection, "redefine", {"runs": [row[0] for row in kept]})
-        tickets += [Ticket(row[0], row[1], row[3].partition("#")[0], row[4]) for row in kept]
+        tickets += [Ticket(row[0], row[1], row[3].partition("#")[0], row[4], instant(row[6])) for row in kept]
     await defer(connection, tickets)
     if not gone:
         return []

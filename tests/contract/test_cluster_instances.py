@@ -29,6 +29,7 @@ from echosched.model import (
 )
 from echosched.store.postgres import PostgresStore
 from echosched.store.postgres_orders import MOST_AHEAD_SECONDS, Decision, Order
+from echosched.store.postgres_turns import mend
 from echosched.store.postgres_writes import Terms
 from tests.postgres import PostgresServer
 
@@ -539,6 +540,30 @@ async def test_a_failed_attempt_is_tried_again_by_whoever_has_room(make: MakeIns
     assert (found.state, found.attempt, len(found.attempts)) == (State.SUCCEEDED, 3, 2)
     starts = sorted(a.started_at for each in (one, other) for a in each.attempts)
     assert all(timedelta(seconds=0.25) < b - a < timedelta(seconds=20) for a, b in itertools.pairwise(starts))
+
+
+async def test_a_retry_waits_for_its_instant_also_when_a_reload_changed_its_job(make: MakeInstance) -> None:
+    one = make("a")
+    old = job("task", retries=1, retry_delay=timedelta(minutes=10), definition="old")
+    await one.begin(old)
+    one.script = lambda attempt: Result(State.FAILED, 1)
+    run = await one.scheduler.trigger("task")
+    retry = await until(lambda: waiting_retry(one, run))
+    await one.scheduler.apply({"task": replace(old, definition="new")})
+    await one.store.link.transact(lambda connection: mend(connection, 0.0, one.clock.now()))
+    cursor = await one.store.link.transact(
+        lambda connection: connection.execute("SELECT queue_name, scheduled_at FROM procrastinate_jobs")
+    )
+    tickets = await cursor.fetchall()
+    assert len(tickets) == 2, "the run was offered anew, to those with the new definition"
+    assert {at for _, at in tickets} == {retry.not_before_at}
+    assert await one.store.take(["any"], 8, lambda name, definition: True) == ([], False)
+    assert (await waiting_retry(one, run), len(one.attempts)) == (retry, 1)
+
+
+async def waiting_retry(instance: Instance, run: int) -> Any:
+    found = await instance.store.get_run(run)
+    return found if (found.state, found.attempt) == (State.QUEUED, 2) else None
 
 
 async def test_a_follower_runs_once_after_its_job_wherever_that_ran(make: MakeInstance) -> None:

@@ -351,7 +351,7 @@ SELECT DISTINCT queue FROM runs WHERE ended_at IS NULL AND state = 'queued' AND 
 -- name: orphans
 -- Queued runs whose definition no living instance has any more, and whether any has a job of that name.
 WITH books AS (SELECT definitions FROM instances WHERE heartbeat_at > clock_timestamp() - lease)
-SELECT run, attempt, job, queue, priority, EXISTS (SELECT FROM books WHERE definitions ? runs.job) FROM runs
+SELECT run, attempt, job, queue, priority, EXISTS (SELECT FROM books WHERE definitions ? runs.job), not_before_at FROM runs
 WHERE ended_at IS NULL AND state = 'queued' AND definition IS NOT NULL AND NOT blocked
     AND queued_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %(patience)s
     AND NOT EXISTS (SELECT FROM books WHERE definitions ->> runs.job = runs.definition)
