@@ -128,11 +128,11 @@ class ClusterStore(PostgresStore):
         return await self.transact(lambda connection: place(connection, orders, self.owner))
 
     async def take(
-        self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool]
+        self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool], at: datetime
     ) -> tuple[list[Run], bool]:
         """Take queued runs; see :func:`echosched.store.postgres_turns.take`."""
         return await self.link.transact(
-            lambda connection: turns.take(connection, self.owner, queues, most, knows)
+            lambda connection: turns.take(connection, self.owner, queues, most, knows, at)
         )
 
     async def give_back(self, held: Sequence[turns.Held]) -> None:

@@ -557,7 +557,7 @@ async def test_a_retry_waits_for_its_instant_also_when_a_reload_changed_its_job(
     tickets = await cursor.fetchall()
     assert len(tickets) == 2, "the run was offered anew, to those with the new definition"
     assert {at for _, at in tickets} == {retry.not_before_at}
-    assert await one.store.take(["any"], 8, lambda name, definition: True) == ([], False)
+    assert await one.store.take(["any"], 8, lambda name, definition: True, one.clock.now()) == ([], False)
     assert (await waiting_retry(one, run), len(one.attempts)) == (retry, 1)
 
 
@@ -614,6 +614,72 @@ async def test_a_run_is_cancelled_from_any_instance(make: MakeInstance) -> None:
     assert (found.state, found.error, found.owner) == (State.CANCELLED, "enough", where.name)
     with pytest.raises(NotFound):
         await elsewhere.scheduler.cancel(first, "again")
+
+
+def deaf(instance: Instance) -> None:
+    """Let *instance* miss that its runs are to be ended."""
+    instance.scheduler.messages.cancel_here = lambda wanted: None  # type: ignore[method-assign]
+
+
+async def test_a_run_that_was_cancelled_before_its_host_died_does_not_begin_elsewhere(
+    make: MakeInstance,
+) -> None:
+    again = job("again", on_abandoned=OnAbandoned.RETRY)
+    one = make("a")
+    await one.begin(again)
+    hold(one)
+    run = await one.scheduler.trigger("again")
+    await running(run, one)
+    deaf(one)
+    other = make("b", lease=SHORT_LEASE)
+    await other.begin(again)
+    await other.scheduler.cancel(run, "enough")
+    await one.scheduler.contact.stop()
+    await one.store.leave()  # its lease is over now
+    await one.vanish()
+    found = await ended(other, run)
+    assert (found.state, found.error, found.attempt) == (State.CANCELLED, "enough", 2)
+    assert (other.attempts, [event.run for event in other.sink.of(events.RunEnd)]) == ([], [run])
+    assert await other.store.check() == []
+
+
+async def test_a_run_that_was_cancelled_while_its_host_gave_it_back_does_not_begin(
+    make: MakeInstance,
+) -> None:
+    one = make("a")
+    await one.begin(job("task"))
+    rights, real, cancelled = one.scheduler.rights, one.store.give_back, asyncio.Event()
+
+    async def later(held: Any) -> None:
+        await cancelled.wait()
+        await real(held)
+
+    one.store.give_back = later  # type: ignore[method-assign]
+    one.scheduler.runs.may_begin = rights._withdraw  # type: ignore[assignment,return-value]
+    run = await one.scheduler.trigger("task")
+    await until(lambda: rights._withdrawn)
+    one.scheduler.runs.may_begin = rights.may_begin
+    assert await one.store.cancel(run, "not wanted", one.clock.now()) is None
+    cancelled.set()
+    await rights.give_back()
+    found = await ended(one, run)
+    assert (found.state, found.error, found.attempt) == (State.CANCELLED, "not wanted", 1)
+    await until(lambda: one.sink.of(events.RunEnd))
+    assert one.attempts == []
+
+
+async def test_a_run_that_was_cancelled_as_its_attempt_failed_is_not_tried_again(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("task", retries=1, retry_delay=timedelta(minutes=10)))
+    hold(one)
+    run = await one.scheduler.trigger("task")
+    await running(run, one)
+    deaf(one)
+    await one.store.cancel(run, "enough", one.clock.now())
+    one.attempt_of(run).end(State.FAILED, 1)
+    found = await ended(one, run)  # at once: nobody waits for the retry to end it
+    assert (found.state, found.error, found.attempt) == (State.CANCELLED, "enough", 2)
+    assert one.started == [run]
 
 
 # ── instances ─────────────────────────────────────────────────────────────────────────────────

@@ -57,7 +57,7 @@ SELECT pg_advisory_xact_lock(hashtext(current_schema() || '/' || g)) FROM (
 
 -- name: unended
 -- What guards an end: the runs that have no outcome yet.
-SELECT run, attempt, state, started_at, attempts, job, grp, priority, queue FROM runs
+SELECT run, attempt, state, started_at, attempts, job, grp, priority, queue, cancelled FROM runs
 WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NULL ORDER BY run FOR UPDATE
 
 -- name: lock_groups_of
@@ -196,7 +196,8 @@ JOIN slots AS s ON s.slot = w.slot AND s.job = w.job
 SELECT run, attempt, state, job, owner FROM runs WHERE job = ANY(%(jobs)s::text[]) AND ended_at IS NULL ORDER BY run FOR UPDATE
 
 -- name: wish_cancelled
-UPDATE runs SET cancelled = %(reason)s WHERE run = ANY(%(runs)s::bigint[]) AND state = 'running' AND cancelled IS NULL
+-- Also of a run that is queued again by now: whoever takes it ends it.
+UPDATE runs SET cancelled = %(reason)s WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NULL AND cancelled IS NULL
 
 -- name: blocked_runs
 SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority FROM runs
@@ -232,7 +233,7 @@ SELECT j.id, (j.args ->> 'run')::bigint, (j.args ->> 'attempt')::integer FROM ge
 SELECT procrastinate_finish_job_v1(id, 'succeeded', true) FROM unnest(%(tickets)s::bigint[]) AS id
 
 -- name: ticketed_runs
-SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority, definition FROM runs
+SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority, definition, cancelled FROM runs
 WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued' AND NOT blocked
 
 -- name: take
@@ -252,12 +253,12 @@ WITH moved AS (
     FROM (SELECT * FROM unnest(%(run)s::bigint[], %(attempt)s::integer[]) AS f (run, attempt) ORDER BY run) AS f
     WHERE runs.run = f.run AND runs.attempt = f.attempt AND state = 'running' AND owner = %(owner)s
         AND started_at IS NULL AND queue IS NOT NULL
-    RETURNING runs.run, runs.attempt, queue, priority
+    RETURNING runs.run, runs.attempt, queue, priority, cancelled
 ), told AS (
     INSERT INTO tallies (state, n) SELECT v.state, v.sign * count(*)
     FROM moved, (VALUES ('running', -1), ('queued', 1)) AS v (state, sign) GROUP BY v.state, v.sign
 )
-SELECT run, attempt, queue, priority FROM moved
+SELECT run, attempt, queue, priority, cancelled FROM moved
 
 -- name: reroute
 UPDATE runs SET queue = f.queue FROM unnest(%(run)s::bigint[], %(queue)s::text[]) AS f (run, queue) WHERE runs.run = f.run
