@@ -577,6 +577,36 @@ async def test_a_follower_runs_once_after_its_job_wherever_that_ran(make: MakeIn
     assert len(await one.store.history(job="then")) == 1
 
 
+async def test_a_follower_whose_host_died_before_it_could_place_it_is_started_by_another(
+    make: MakeInstance,
+) -> None:
+    jobs = [
+        job("first"),
+        job("then", after=After("first", AfterWhen.SUCCESS)),
+        job("else", after=After("first", AfterWhen.FAILURE)),
+        job("paused", after=After("first", AfterWhen.SUCCESS)),
+    ]
+    one, other = await two(make, *jobs)
+    await one.scheduler.roster.pause("paused")
+    await until(lambda: other.scheduler.roster.entry("paused").paused)
+    await until(lambda: all("then" in each.scheduler._sweeper._since for each in (one, other)))
+    for each in (one, other):
+        each.scheduler.runs._on_end = lambda live, state: None  # it dies here
+    lost = one.clock.now()
+    await ended(one, await slot_of(one, "first", lost))
+    await until(lambda: one.sink.of(events.RunEnd) or other.sink.of(events.RunEnd))
+    for each in (one, other):
+        each.scheduler.runs._on_end = each.scheduler._start_followers
+    later = one.clock.now()  # this one is followed, and moves the cursor on
+    await ended(one, await slot_of(one, "first", later))
+    history = await until(lambda: enough_history(other, "then", 2))
+    assert sorted(run.slot for run in history) == [lost, later]
+    await other.scheduler.roster.resume("paused")
+    await other.scheduler._sweeper.follow_up()
+    for name, runs in {"first": 2, "then": 2, "else": 0, "paused": 0}.items():
+        assert len(await other.store.history(job=name)) == runs
+
+
 async def test_words_too_long_for_a_notification_are_read_from_the_rows(make: MakeInstance) -> None:
     jobs = [job(f"{number:03}{'ä' * 100}", NEVER) for number in range(100)]
     one, other = await two(make, *jobs)

@@ -279,6 +279,17 @@ ORDER BY run LIMIT 500 FOR UPDATE SKIP LOCKED
 -- name: waiting_behind
 SELECT DISTINCT job, grp FROM runs WHERE ended_at IS NULL AND blocked
 
+-- name: unfollowed
+-- Runs that ended lately and whose slots the jobs that come after them have not got: a host died in between. Of
+-- each job the newest, by its index; slots are newer than *since*, as the follower was in force by then.
+SELECT w.follower, r.slot, r.state FROM unnest(%(job)s::text[], %(follower)s::text[], %(since)s::bigint[])
+    AS w (job, follower, since) CROSS JOIN LATERAL (
+    SELECT slot, state, ended_at FROM runs WHERE runs.job = w.job AND ended_at IS NOT NULL ORDER BY run DESC LIMIT 200
+) AS r
+WHERE r.slot > w.since AND r.ended_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %(reach)s
+    AND NOT EXISTS (SELECT FROM slots AS s WHERE s.slot = r.slot AND s.job = w.follower)
+ORDER BY r.slot
+
 -- name: dead_runs
 -- What instances run that have not been heard of for a lease. Only for an asker who was in touch all that time:
 -- after an outage of the database everybody's heartbeat is old.
