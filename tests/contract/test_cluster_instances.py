@@ -364,6 +364,26 @@ async def test_a_slot_whose_job_is_busy_is_decided_when_it_comes(make: MakeInsta
     assert third.queued_at >= slot
 
 
+async def test_a_job_whose_row_somebody_deleted_runs_on_and_keeps_its_overlap_policy(
+    make: MakeInstance,
+) -> None:
+    one = make("a")
+    await one.begin(job("task", NEVER, overlap=Overlap.SKIP))
+    hold(one)
+
+    async def forget() -> None:
+        await one.store.link.transact(lambda connection: connection.execute("DELETE FROM jobs"))
+
+    await forget()
+    first, slot = await hold_slot(one, "task", 0.5)
+    assert first is not None, "its slot is not left waiting for ever"
+    await running(first, one)
+    assert (await one.store.load_jobs())["task"].cursor_at == slot, "the row is made anew"
+    await forget()
+    second = await one.store.get_run(await slot_of(one, "task", one.clock.now()))
+    assert (second.state, second.error) == (State.SKIPPED, f"run {first} is still active (overlap skip)")
+
+
 async def newest_run(instance: Instance, slot: datetime) -> Any:
     return next((run for run in await instance.store.history(limit=5) if run.slot == slot), None)
 

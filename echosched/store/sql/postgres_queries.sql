@@ -181,12 +181,13 @@ SELECT pg_notify(current_schema(), %(message)s)
 
 -- name: situations
 -- What a new slot of these jobs meets, and what time it is. Asked after the jobs were locked. A run with a ticket
--- does not wait for its turn, it has it.
-SELECT j.name, j.paused, count(r.run),
+-- does not wait for its turn, it has it. A job whose row somebody deleted is one that is not paused.
+SELECT w.name, coalesce(j.paused, false), count(r.run),
     count(r.run) FILTER (WHERE r.state = 'queued' AND (r.blocked OR r.not_before_at IS NOT NULL)), min(r.run),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-FROM jobs AS j LEFT JOIN runs AS r ON r.job = j.name AND r.ended_at IS NULL
-WHERE j.name = ANY(%(jobs)s::text[]) GROUP BY j.name
+FROM unnest(%(jobs)s::text[]) AS w (name) LEFT JOIN jobs AS j ON j.name = w.name
+    LEFT JOIN runs AS r ON r.job = w.name AND r.ended_at IS NULL
+GROUP BY w.name, j.paused
 
 -- name: taken_slots
 SELECT s.job, s.slot FROM unnest(%(job)s::text[], %(slot)s::bigint[]) AS w (job, slot)
