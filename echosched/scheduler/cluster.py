@@ -15,6 +15,7 @@ The pure deciders are the same as on one machine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -22,7 +23,7 @@ from typing import Any
 
 from echosched import events
 from echosched.clock import SharedClock
-from echosched.errors import OUTSIDE, Conflict
+from echosched.errors import OUTSIDE, Conflict, NotFound
 from echosched.model import Claim, Ended, Job, Result, Run, State, Trigger
 from echosched.scheduler.contact import Contact
 from echosched.scheduler.core import Scheduler
@@ -267,8 +268,13 @@ class ClusterScheduler(Scheduler):
         return queue.max_concurrent - queue.placed - queue.waiting - coming
 
     async def _take(self, most: int) -> tuple[list[Run], bool]:
-        runs, more = await self.store.take(sorted(self.routes.queues), most, self.routes.knows)
+        queues, knows = sorted(self.routes.queues), self.routes.knows
+        found, more = await self.store.take(queues, most, knows, self.clock.now())
+        runs = [run for run in found if not run.state.is_outcome]
         self.contact.taken += len(runs)
+        for run in found:
+            if run.state.is_outcome:  # it had been cancelled
+                self.tell_ended(run)
         return runs, more
 
     def _start(self, run: Run) -> None:
@@ -283,9 +289,13 @@ class ClusterScheduler(Scheduler):
         # Its next attempt is a ticket, for anybody. Procrastinate's workers would see it when they next poll.
         self.runs.forget(live)
         if live.cancelled is not None:  # while the end of the last attempt was being committed
-            self.spawn(self.cancel(live.run, live.cancelled[1]))
+            self.spawn(self._cancel_again(live.run, live.cancelled[1]))
         call_later(self.clock, max(delay, 0.0) + 0.001, self.worker.wake)
         self.worker.free()
+
+    async def _cancel_again(self, run: int, reason: str) -> None:
+        with contextlib.suppress(NotFound):  # whoever took it knew already
+            await self.cancel(run, reason)
 
     def _start_followers(self, live: LiveRun, state: State) -> None:
         self.worker.free()

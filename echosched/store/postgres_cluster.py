@@ -128,11 +128,11 @@ class ClusterStore(PostgresStore):
         return await self.transact(lambda connection: place(connection, orders, self.owner))
 
     async def take(
-        self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool]
+        self, queues: Sequence[str], most: int, knows: Callable[[str, str | None], bool], at: datetime
     ) -> tuple[list[Run], bool]:
         """Take queued runs; see :func:`echosched.store.postgres_turns.take`."""
         return await self.link.transact(
-            lambda connection: turns.take(connection, self.owner, queues, most, knows)
+            lambda connection: turns.take(connection, self.owner, queues, most, knows, at)
         )
 
     async def give_back(self, held: Sequence[turns.Held]) -> None:
@@ -183,6 +183,22 @@ class ClusterStore(PostgresStore):
             return await turns.mend(connection, self.myself.lease_seconds, at)
 
         return await self.write(work)
+
+    async def unfollowed(
+        self, wanted: Sequence[tuple[str, str, datetime]], reach_seconds: float
+    ) -> list[tuple[str, datetime, State]]:
+        """Return slots that followers have not got, of runs that ended in the last *reach_seconds*, with the outcomes.
+
+        *wanted* are jobs, a follower of each, and after which instant its slots count.
+        """
+        values = {
+            "job": [job for job, _, _ in wanted],
+            "follower": [follower for _, follower, _ in wanted],
+            "since": [to_micros(since) for _, _, since in wanted],
+            "reach": int(reach_seconds * 1e6),
+        }
+        rows = await self.read(lambda connection: fetch(connection, "unfollowed", values))
+        return [(follower, from_micros(slot), State(state)) for follower, slot, state in rows]
 
     async def agree_anchors(self, wanted: Mapping[tuple[str, str], datetime]) -> dict[str, datetime]:
         """Return where intervals count from, by job; *wanted*, by job and timing, counts only for the first."""

@@ -77,7 +77,7 @@ class Placement:
 
     *waiting* are the indices of those ahead of their slots that can be decided only when these come.
     *early_seconds*: nothing was placed, since the database's clock has not reached the last slot. *now* is that
-    clock, where the jobs are known.
+    clock; ``None`` where nothing was asked.
     """
 
     placed: list[Placed | None] = field(default_factory=list)

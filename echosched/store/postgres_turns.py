@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from echosched.clock import from_micros, to_micros
+from echosched.clock import to_micros
 from echosched.errors import NotFound
 from echosched.model import Ended, Result, Run, Started, State
 from echosched.store.ends import NO_STARTS, Attempted
@@ -30,6 +30,7 @@ from echosched.store.postgres_link import Connection
 from echosched.store.postgres_queries import execute, fetch, fetch_runs
 from echosched.store.postgres_tickets import Ticket, defer
 from echosched.store.postgres_writes import Finished, finish, lock
+from echosched.store.rows import instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,13 @@ async def take(
     queues: Sequence[str],
     most: int,
     knows: Callable[[str, str | None], bool],
+    at: datetime,
 ) -> tuple[list[Run], bool]:
     """Take at most *most* queued runs for *owner*, in the order of their tickets; tell whether more may wait.
 
-    *knows* tells whether this instance has that definition of that job; other runs are passed on.
+    *knows* tells whether this instance has that definition of that job; other runs are passed on. Runs that
+    somebody cancelled, and whose host queued them again without having heard of it, are ended (*at*) instead and
+    returned with that outcome.
     """
     fetched = await fetch(connection, "fetch_tickets", {"most": most, "queues": list(queues)})
     if not fetched:
@@ -58,6 +62,8 @@ async def take(
     attempts = {run: attempt for _, run, attempt in fetched}
     rows = await fetch(connection, "ticketed_runs", {"runs": list(attempts)})
     rows = [row for row in rows if attempts[row[0]] == row[1]]  # a ticket of an earlier attempt is void
+    ended = await _end_cancelled(connection, rows, at)
+    rows = [row for row in rows if row[9] is None]
     strangers = [row for row in rows if not knows(row[2], row[8])]
     rows = [row for row in rows if knows(row[2], row[8])]
     rows, busy = await _room(connection, rows)
@@ -71,7 +77,20 @@ async def take(
     if strangers:
         await _pass_on(connection, strangers)
     await execute(connection, "use_tickets", {"tickets": [ticket for ticket, _, _ in fetched]})
-    return taken, len(fetched) == most
+    return taken + ended, len(fetched) == most
+
+
+async def _end_cancelled(connection: Connection, rows: Sequence[Any], at: datetime) -> list[Run]:
+    """End those of *rows* that somebody cancelled; return them."""
+    wished = [row for row in rows if row[9] is not None]
+    if not wished:
+        return []
+    # All that this transaction will need: groups come before jobs, also those of the others.
+    await lock(connection, sorted({row[2] for row in rows}), sorted({row[4] for row in rows if row[4]}))
+    ends = [Ended(row[0], row[2], row[1], at, Result(State.CANCELLED, error=row[9])) for row in wished]
+    recorded = await finish_turn(connection, ends)
+    numbers = [end.run for end, done in zip(ends, recorded, strict=True) if done]
+    return await fetch_runs(connection, "get_runs", {"runs": numbers})
 
 
 async def _room(connection: Connection, rows: list[Any]) -> tuple[list[Any], list[int]]:
@@ -103,12 +122,13 @@ async def give_back(connection: Connection, owner: str | None, held: Sequence[He
     due = {(one.run, one.attempt): one.due_at for one in held}
     values = {"run": [run for run, _ in due], "attempt": [attempt for _, attempt in due], "owner": owner}
     rows = await fetch(connection, "give_back", values)
-    await defer(
-        connection,
-        [Ticket(run, attempt, queue, priority, due[run, attempt]) for run, attempt, queue, priority in rows],
-    )
+    tickets = [
+        Ticket(run, attempt, queue, priority, due[run, attempt] if cancelled is None else None)
+        for run, attempt, queue, priority, cancelled in rows
+    ]
+    await defer(connection, tickets)
     # Procrastinate's workers look for a ticket when it is made, which is before its time.
-    later = [at for run, attempt, *_ in rows if (at := due[run, attempt]) is not None]
+    later = [ticket.at for ticket in tickets if ticket.at is not None]
     if later:
         await tell(connection, op="later", micros=to_micros(max(later)))
 
@@ -148,10 +168,11 @@ async def _after(connection: Connection, done: Finished) -> None:
     again = []
     if done.requeued:
         numbers = {"runs": [end.run for end in done.requeued]}
-        for run, attempt, _, _, _, _, _, priority, queue in await fetch(connection, "unended", numbers):
+        for row in await fetch(connection, "unended", numbers):
+            run, attempt, _, _, _, _, _, priority, queue, cancelled = row
             at = next(end.retry_at for end in done.requeued if end.run == run)
-            if queue is not None:
-                again.append(Ticket(run, attempt, queue, priority, at))
+            if queue is not None:  # one that was cancelled meanwhile is ended by whoever takes it: at once
+                again.append(Ticket(run, attempt, queue, priority, at if cancelled is None else None))
     again += await unblock(connection, done.jobs, done.groups)
     await defer(connection, again)
 
@@ -205,8 +226,7 @@ async def mend(connection: Connection, patience_seconds: float, at: datetime) ->
     """
     rows = await fetch(connection, "without_ticket")
     tickets = [
-        Ticket(run, attempt, queue, priority, None if after is None else from_micros(after))
-        for run, attempt, queue, priority, after in rows
+        Ticket(run, attempt, queue, priority, instant(after)) for run, attempt, queue, priority, after in rows
     ]
     waiting = await fetch(connection, "waiting_behind")
     if waiting:
@@ -218,7 +238,7 @@ async def mend(connection: Connection, patience_seconds: float, at: datetime) ->
     kept = [row for row in orphans if row[5]]
     if kept:
         await execute(connection, "redefine", {"runs": [row[0] for row in kept]})
-        tickets += [Ticket(row[0], row[1], row[3].partition("#")[0], row[4]) for row in kept]
+        tickets += [Ticket(row[0], row[1], row[3].partition("#")[0], row[4], instant(row[6])) for row in kept]
     await defer(connection, tickets)
     if not gone:
         return []

@@ -29,6 +29,7 @@ from echosched.model import (
 )
 from echosched.store.postgres import PostgresStore
 from echosched.store.postgres_orders import MOST_AHEAD_SECONDS, Decision, Order
+from echosched.store.postgres_turns import mend
 from echosched.store.postgres_writes import Terms
 from tests.postgres import PostgresServer
 
@@ -363,6 +364,26 @@ async def test_a_slot_whose_job_is_busy_is_decided_when_it_comes(make: MakeInsta
     assert third.queued_at >= slot
 
 
+async def test_a_job_whose_row_somebody_deleted_runs_on_and_keeps_its_overlap_policy(
+    make: MakeInstance,
+) -> None:
+    one = make("a")
+    await one.begin(job("task", NEVER, overlap=Overlap.SKIP))
+    hold(one)
+
+    async def forget() -> None:
+        await one.store.link.transact(lambda connection: connection.execute("DELETE FROM jobs"))
+
+    await forget()
+    first, slot = await hold_slot(one, "task", 0.5)
+    assert first is not None, "its slot is not left waiting for ever"
+    await running(first, one)
+    assert (await one.store.load_jobs())["task"].cursor_at == slot, "the row is made anew"
+    await forget()
+    second = await one.store.get_run(await slot_of(one, "task", one.clock.now()))
+    assert (second.state, second.error) == (State.SKIPPED, f"run {first} is still active (overlap skip)")
+
+
 async def newest_run(instance: Instance, slot: datetime) -> Any:
     return next((run for run in await instance.store.history(limit=5) if run.slot == slot), None)
 
@@ -541,6 +562,30 @@ async def test_a_failed_attempt_is_tried_again_by_whoever_has_room(make: MakeIns
     assert all(timedelta(seconds=0.25) < b - a < timedelta(seconds=20) for a, b in itertools.pairwise(starts))
 
 
+async def test_a_retry_waits_for_its_instant_also_when_a_reload_changed_its_job(make: MakeInstance) -> None:
+    one = make("a")
+    old = job("task", retries=1, retry_delay=timedelta(minutes=10), definition="old")
+    await one.begin(old)
+    one.script = lambda attempt: Result(State.FAILED, 1)
+    run = await one.scheduler.trigger("task")
+    retry = await until(lambda: waiting_retry(one, run))
+    await one.scheduler.apply({"task": replace(old, definition="new")})
+    await one.store.link.transact(lambda connection: mend(connection, 0.0, one.clock.now()))
+    cursor = await one.store.link.transact(
+        lambda connection: connection.execute("SELECT queue_name, scheduled_at FROM procrastinate_jobs")
+    )
+    tickets = await cursor.fetchall()
+    assert len(tickets) == 2, "the run was offered anew, to those with the new definition"
+    assert {at for _, at in tickets} == {retry.not_before_at}
+    assert await one.store.take(["any"], 8, lambda name, definition: True, one.clock.now()) == ([], False)
+    assert (await waiting_retry(one, run), len(one.attempts)) == (retry, 1)
+
+
+async def waiting_retry(instance: Instance, run: int) -> Any:
+    found = await instance.store.get_run(run)
+    return found if (found.state, found.attempt) == (State.QUEUED, 2) else None
+
+
 async def test_a_follower_runs_once_after_its_job_wherever_that_ran(make: MakeInstance) -> None:
     jobs = [job("first"), job("then", after=After("first", AfterWhen.SUCCESS))]
     one, other = await two(make, *jobs)
@@ -550,6 +595,36 @@ async def test_a_follower_runs_once_after_its_job_wherever_that_ran(make: MakeIn
     assert (history[0].slot, history[0].trigger) == (slot, Trigger.AFTER)
     await other.scheduler.follow_up("then", slot)
     assert len(await one.store.history(job="then")) == 1
+
+
+async def test_a_follower_whose_host_died_before_it_could_place_it_is_started_by_another(
+    make: MakeInstance,
+) -> None:
+    jobs = [
+        job("first"),
+        job("then", after=After("first", AfterWhen.SUCCESS)),
+        job("else", after=After("first", AfterWhen.FAILURE)),
+        job("paused", after=After("first", AfterWhen.SUCCESS)),
+    ]
+    one, other = await two(make, *jobs)
+    await one.scheduler.roster.pause("paused")
+    await until(lambda: other.scheduler.roster.entry("paused").paused)
+    await until(lambda: all("then" in each.scheduler._sweeper._since for each in (one, other)))
+    for each in (one, other):
+        each.scheduler.runs._on_end = lambda live, state: None  # it dies here
+    lost = one.clock.now()
+    await ended(one, await slot_of(one, "first", lost))
+    await until(lambda: one.sink.of(events.RunEnd) or other.sink.of(events.RunEnd))
+    for each in (one, other):
+        each.scheduler.runs._on_end = each.scheduler._start_followers
+    later = one.clock.now()  # this one is followed, and moves the cursor on
+    await ended(one, await slot_of(one, "first", later))
+    history = await until(lambda: enough_history(other, "then", 2))
+    assert sorted(run.slot for run in history) == [lost, later]
+    await other.scheduler.roster.resume("paused")
+    await other.scheduler._sweeper.follow_up()
+    for name, runs in {"first": 2, "then": 2, "else": 0, "paused": 0}.items():
+        assert len(await other.store.history(job=name)) == runs
 
 
 async def test_words_too_long_for_a_notification_are_read_from_the_rows(make: MakeInstance) -> None:
@@ -589,6 +664,72 @@ async def test_a_run_is_cancelled_from_any_instance(make: MakeInstance) -> None:
     assert (found.state, found.error, found.owner) == (State.CANCELLED, "enough", where.name)
     with pytest.raises(NotFound):
         await elsewhere.scheduler.cancel(first, "again")
+
+
+def deaf(instance: Instance) -> None:
+    """Let *instance* miss that its runs are to be ended."""
+    instance.scheduler.messages.cancel_here = lambda wanted: None  # type: ignore[method-assign]
+
+
+async def test_a_run_that_was_cancelled_before_its_host_died_does_not_begin_elsewhere(
+    make: MakeInstance,
+) -> None:
+    again = job("again", on_abandoned=OnAbandoned.RETRY)
+    one = make("a")
+    await one.begin(again)
+    hold(one)
+    run = await one.scheduler.trigger("again")
+    await running(run, one)
+    deaf(one)
+    other = make("b", lease=SHORT_LEASE)
+    await other.begin(again)
+    await other.scheduler.cancel(run, "enough")
+    await one.scheduler.contact.stop()
+    await one.store.leave()  # its lease is over now
+    await one.vanish()
+    found = await ended(other, run)
+    assert (found.state, found.error, found.attempt) == (State.CANCELLED, "enough", 2)
+    assert (other.attempts, [event.run for event in other.sink.of(events.RunEnd)]) == ([], [run])
+    assert await other.store.check() == []
+
+
+async def test_a_run_that_was_cancelled_while_its_host_gave_it_back_does_not_begin(
+    make: MakeInstance,
+) -> None:
+    one = make("a")
+    await one.begin(job("task"))
+    rights, real, cancelled = one.scheduler.rights, one.store.give_back, asyncio.Event()
+
+    async def later(held: Any) -> None:
+        await cancelled.wait()
+        await real(held)
+
+    one.store.give_back = later  # type: ignore[method-assign]
+    one.scheduler.runs.may_begin = rights._withdraw  # type: ignore[assignment,return-value]
+    run = await one.scheduler.trigger("task")
+    await until(lambda: rights._withdrawn)
+    one.scheduler.runs.may_begin = rights.may_begin
+    assert await one.store.cancel(run, "not wanted", one.clock.now()) is None
+    cancelled.set()
+    await rights.give_back()
+    found = await ended(one, run)
+    assert (found.state, found.error, found.attempt) == (State.CANCELLED, "not wanted", 1)
+    await until(lambda: one.sink.of(events.RunEnd))
+    assert one.attempts == []
+
+
+async def test_a_run_that_was_cancelled_as_its_attempt_failed_is_not_tried_again(make: MakeInstance) -> None:
+    one = make("a")
+    await one.begin(job("task", retries=1, retry_delay=timedelta(minutes=10)))
+    hold(one)
+    run = await one.scheduler.trigger("task")
+    await running(run, one)
+    deaf(one)
+    await one.store.cancel(run, "enough", one.clock.now())
+    one.attempt_of(run).end(State.FAILED, 1)
+    found = await ended(one, run)  # at once: nobody waits for the retry to end it
+    assert (found.state, found.error, found.attempt) == (State.CANCELLED, "enough", 2)
+    assert one.started == [run]
 
 
 # ── instances ─────────────────────────────────────────────────────────────────────────────────

@@ -57,7 +57,7 @@ SELECT pg_advisory_xact_lock(hashtext(current_schema() || '/' || g)) FROM (
 
 -- name: unended
 -- What guards an end: the runs that have no outcome yet.
-SELECT run, attempt, state, started_at, attempts, job, grp, priority, queue FROM runs
+SELECT run, attempt, state, started_at, attempts, job, grp, priority, queue, cancelled FROM runs
 WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NULL ORDER BY run FOR UPDATE
 
 -- name: lock_groups_of
@@ -181,12 +181,13 @@ SELECT pg_notify(current_schema(), %(message)s)
 
 -- name: situations
 -- What a new slot of these jobs meets, and what time it is. Asked after the jobs were locked. A run with a ticket
--- does not wait for its turn, it has it.
-SELECT j.name, j.paused, count(r.run),
+-- does not wait for its turn, it has it. A job whose row somebody deleted is one that is not paused.
+SELECT w.name, coalesce(j.paused, false), count(r.run),
     count(r.run) FILTER (WHERE r.state = 'queued' AND (r.blocked OR r.not_before_at IS NOT NULL)), min(r.run),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-FROM jobs AS j LEFT JOIN runs AS r ON r.job = j.name AND r.ended_at IS NULL
-WHERE j.name = ANY(%(jobs)s::text[]) GROUP BY j.name
+FROM unnest(%(jobs)s::text[]) AS w (name) LEFT JOIN jobs AS j ON j.name = w.name
+    LEFT JOIN runs AS r ON r.job = w.name AND r.ended_at IS NULL
+GROUP BY w.name, j.paused
 
 -- name: taken_slots
 SELECT s.job, s.slot FROM unnest(%(job)s::text[], %(slot)s::bigint[]) AS w (job, slot)
@@ -196,7 +197,8 @@ JOIN slots AS s ON s.slot = w.slot AND s.job = w.job
 SELECT run, attempt, state, job, owner FROM runs WHERE job = ANY(%(jobs)s::text[]) AND ended_at IS NULL ORDER BY run FOR UPDATE
 
 -- name: wish_cancelled
-UPDATE runs SET cancelled = %(reason)s WHERE run = ANY(%(runs)s::bigint[]) AND state = 'running' AND cancelled IS NULL
+-- Also of a run that is queued again by now: whoever takes it ends it.
+UPDATE runs SET cancelled = %(reason)s WHERE run = ANY(%(runs)s::bigint[]) AND ended_at IS NULL AND cancelled IS NULL
 
 -- name: blocked_runs
 SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority FROM runs
@@ -232,7 +234,7 @@ SELECT j.id, (j.args ->> 'run')::bigint, (j.args ->> 'attempt')::integer FROM ge
 SELECT procrastinate_finish_job_v1(id, 'succeeded', true) FROM unnest(%(tickets)s::bigint[]) AS id
 
 -- name: ticketed_runs
-SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority, definition FROM runs
+SELECT run, attempt, job, exclusive, grp, grp_limit, queue, priority, definition, cancelled FROM runs
 WHERE run = ANY(%(runs)s::bigint[]) AND state = 'queued' AND NOT blocked
 
 -- name: take
@@ -252,12 +254,12 @@ WITH moved AS (
     FROM (SELECT * FROM unnest(%(run)s::bigint[], %(attempt)s::integer[]) AS f (run, attempt) ORDER BY run) AS f
     WHERE runs.run = f.run AND runs.attempt = f.attempt AND state = 'running' AND owner = %(owner)s
         AND started_at IS NULL AND queue IS NOT NULL
-    RETURNING runs.run, runs.attempt, queue, priority
+    RETURNING runs.run, runs.attempt, queue, priority, cancelled
 ), told AS (
     INSERT INTO tallies (state, n) SELECT v.state, v.sign * count(*)
     FROM moved, (VALUES ('running', -1), ('queued', 1)) AS v (state, sign) GROUP BY v.state, v.sign
 )
-SELECT run, attempt, queue, priority FROM moved
+SELECT run, attempt, queue, priority, cancelled FROM moved
 
 -- name: reroute
 UPDATE runs SET queue = f.queue FROM unnest(%(run)s::bigint[], %(queue)s::text[]) AS f (run, queue) WHERE runs.run = f.run
@@ -277,6 +279,17 @@ ORDER BY run LIMIT 500 FOR UPDATE SKIP LOCKED
 
 -- name: waiting_behind
 SELECT DISTINCT job, grp FROM runs WHERE ended_at IS NULL AND blocked
+
+-- name: unfollowed
+-- Runs that ended lately and whose slots the jobs that come after them have not got: a host died in between. Of
+-- each job the newest, by its index; slots are newer than *since*, as the follower was in force by then.
+SELECT w.follower, r.slot, r.state FROM unnest(%(job)s::text[], %(follower)s::text[], %(since)s::bigint[])
+    AS w (job, follower, since) CROSS JOIN LATERAL (
+    SELECT slot, state, ended_at FROM runs WHERE runs.job = w.job AND ended_at IS NOT NULL ORDER BY run DESC LIMIT 200
+) AS r
+WHERE r.slot > w.since AND r.ended_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %(reach)s
+    AND NOT EXISTS (SELECT FROM slots AS s WHERE s.slot = r.slot AND s.job = w.follower)
+ORDER BY r.slot
 
 -- name: dead_runs
 -- What instances run that have not been heard of for a lease. Only for an asker who was in touch all that time:
@@ -351,7 +364,7 @@ SELECT DISTINCT queue FROM runs WHERE ended_at IS NULL AND state = 'queued' AND 
 -- name: orphans
 -- Queued runs whose definition no living instance has any more, and whether any has a job of that name.
 WITH books AS (SELECT definitions FROM instances WHERE heartbeat_at > clock_timestamp() - lease)
-SELECT run, attempt, job, queue, priority, EXISTS (SELECT FROM books WHERE definitions ? runs.job) FROM runs
+SELECT run, attempt, job, queue, priority, EXISTS (SELECT FROM books WHERE definitions ? runs.job), not_before_at FROM runs
 WHERE ended_at IS NULL AND state = 'queued' AND definition IS NOT NULL AND NOT blocked
     AND queued_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %(patience)s
     AND NOT EXISTS (SELECT FROM books WHERE definitions ->> runs.job = runs.definition)
