@@ -38,6 +38,9 @@ LATER_SECONDS = 0.03
 POLL_SECONDS = 5.0
 """How often workers look without having been told; retries that came due are found by their own timers."""
 
+FAILED_SECONDS = 5.0
+"""How long a worker rests after a fault that nobody thought of: one that stays must not fill the disk with lines."""
+
 _ANY_QUEUE = "procrastinate_any_queue_v1"
 _DEFERRED_AT_ONCE = 1000
 
@@ -202,6 +205,11 @@ class TicketWorker:
             except (ProcrastinateException, StoreError) as error:
                 log.debug("Procrastinate's worker ended: %s", error)
                 await asyncio.sleep(1.0)
+            except Exception:
+                # Nobody else would begin again, and the runs of all jobs pass through here.
+                log.exception("taking runs failed; it is tried again in %g s", FAILED_SECONDS)
+                await asyncio.sleep(FAILED_SECONDS)
+                self._looks = True
 
     async def _carry_out(self, run: int, attempt: int) -> None:
         """Hand a run over to its executor; Procrastinate's task."""
