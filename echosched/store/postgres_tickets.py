@@ -168,7 +168,7 @@ class TicketWorker:
         """Take note of a new ticket; tell whether to look at once."""
         try:
             number = int(json.loads(payload)["job_id"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return False
         if self._first(number):
             self._own += 1
@@ -247,6 +247,13 @@ class TicketWorker:
                 self._ready.append(_job(run))
         return self._ready.popleft() if self._ready else None
 
+    def _follow(self, message: dict[str, Any]) -> None:
+        """Act on one message. One that cannot be followed must not end the listening: the next ones count, too."""
+        try:
+            self._hear(message)
+        except Exception:
+            log.exception("what another instance said could not be followed: %s", message)
+
     async def listen(self, notify: Callable[..., Awaitable[None]], connector: Any) -> None:
         """Hear of new tickets, and what other instances say, as long as the worker lives."""
         import psycopg
@@ -262,7 +269,7 @@ class TicketWorker:
             with contextlib.suppress(ValueError):
                 message = json.loads(payload)
                 if isinstance(message, dict):
-                    self._hear(message)
+                    self._follow(message)
 
         try:
             while True:
@@ -276,7 +283,7 @@ class TicketWorker:
                 if self._leaving:  # psycopg may take a cancellation for a fault of the connection
                     return
                 await asyncio.sleep(1.0)
-                self._hear({"op": "missed"})
+                self._follow({"op": "missed"})
         finally:
             self._notify = None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from . import test_cluster_instances as cluster
-from .instances import ended, job, until
+from .instances import Instance, ended, job, until
 
 MakeInstance = cluster.MakeInstance
 make = cluster.make
@@ -33,3 +34,42 @@ async def test_an_unexpected_error_in_taking_runs_is_told_and_they_are_taken_aga
     await until(lambda: run in one.started, "the run begins all the same")
     assert len(calls) > 1
     assert "taking runs failed" in caplog.text
+
+
+async def say(instance: Instance, payload: str) -> None:
+    """Tell all instances *payload*, as another program on the database could."""
+    link = instance.store.link
+    async with link.pool.connection() as connection:
+        await connection.execute("SELECT pg_notify(%s, %s)", (link.schema, payload))
+
+
+@pytest.mark.parametrize(
+    "payload", ['{"op": "later", "micros": 10000000000000000000000000}', '{"op": "broken"}', "[1", "1e999"]
+)
+async def test_a_message_that_cannot_be_followed_makes_nobody_deaf(
+    make: MakeInstance, caplog: pytest.LogCaptureFixture, payload: str
+) -> None:
+    one = make("a")
+    heard: list[dict[str, Any]] = []
+    real = one.scheduler.worker._hear
+
+    def hear(message: dict[str, Any]) -> None:
+        heard.append(message)
+        if message["op"] == "broken":
+            raise RuntimeError("can't start new thread")
+        real(message)
+
+    one.scheduler.worker._hear = hear
+    await one.begin(job("task"))
+
+    async def hears(said: str) -> bool:
+        await say(one, json.dumps({"op": said}))  # again and again: it may not listen yet
+        return {"op": said} in heard
+
+    await until(lambda: hears("before"), "it listens")
+    missed = heard.count({"op": "missed"})
+    await say(one, payload)
+    await until(lambda: hears("after"), "it goes on listening")
+    assert heard.count({"op": "missed"}) == missed, "the connection that listens was kept"
+    if payload.startswith("{"):
+        assert "could not be followed" in caplog.text
