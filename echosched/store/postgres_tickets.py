@@ -280,6 +280,11 @@ class TicketWorker:
                 except (ProcrastinateException, psycopg.Error, OSError) as error:
                     said = error.__cause__  # Procrastinate's own says only "Database error."
                     self._lost(self._link.translate(said if isinstance(said, Exception) else error))
+                except Exception:
+                    # Procrastinate would not notice that nobody listens any more: it watches its side tasks only
+                    # until the first of them is done, which is at once.
+                    log.exception("listening to the others failed; it is begun anew in %g s", FAILED_SECONDS)
+                    await asyncio.sleep(FAILED_SECONDS)
                 if self._leaving:  # psycopg may take a cancellation for a fault of the connection
                     return
                 await asyncio.sleep(1.0)

@@ -43,6 +43,16 @@ async def say(instance: Instance, payload: str) -> None:
         await connection.execute("SELECT pg_notify(%s, %s)", (link.schema, payload))
 
 
+async def hears(instance: Instance, heard: list[dict[str, Any]], said: str) -> None:
+    """Say something again and again, since it may not be listening yet, until *instance* has *heard* it."""
+
+    async def told() -> bool:
+        await say(instance, json.dumps({"op": said}))
+        return {"op": said} in heard
+
+    await until(told, f"{instance.name} hears")
+
+
 @pytest.mark.parametrize(
     "payload", ['{"op": "later", "micros": 10000000000000000000000000}', '{"op": "broken"}', "[1", "1e999"]
 )
@@ -61,15 +71,33 @@ async def test_a_message_that_cannot_be_followed_makes_nobody_deaf(
 
     one.scheduler.worker._hear = hear
     await one.begin(job("task"))
-
-    async def hears(said: str) -> bool:
-        await say(one, json.dumps({"op": said}))  # again and again: it may not listen yet
-        return {"op": said} in heard
-
-    await until(lambda: hears("before"), "it listens")
+    await hears(one, heard, "before")
     missed = heard.count({"op": "missed"})
     await say(one, payload)
-    await until(lambda: hears("after"), "it goes on listening")
+    await hears(one, heard, "after")
     assert heard.count({"op": "missed"}) == missed, "the connection that listens was kept"
     if payload.startswith("{"):
         assert "could not be followed" in caplog.text
+
+
+async def test_listening_is_begun_anew_whatever_ended_it(
+    make: MakeInstance, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echosched.store.postgres_tickets.FAILED_SECONDS", 0.1)
+    one = make("a")
+    worker, heard, told = one.scheduler.worker, list[dict[str, Any]](), list[str]()
+    monkeypatch.setattr(worker, "_hear", heard.append)
+
+    def broken(payload: str) -> bool:
+        told.append(payload)
+        raise RuntimeError("nobody thought of this")
+
+    await one.begin(job("task"))
+    await hears(one, heard, "before")
+    monkeypatch.setattr(worker, "_told", broken)
+    await one.scheduler.trigger("task")
+    await until(lambda: told, "it is told of a ticket")
+    monkeypatch.undo()
+    monkeypatch.setattr(worker, "_hear", heard.append)
+    await hears(one, heard, "after")
+    assert "listening to the others failed" in caplog.text
