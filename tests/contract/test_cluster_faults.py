@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+
+from echosched.errors import StoreUnavailable
 
 from . import test_cluster_instances as cluster
 from .instances import Instance, ended, job, until
@@ -101,3 +104,42 @@ async def test_listening_is_begun_anew_whatever_ended_it(
     monkeypatch.setattr(worker, "_hear", heard.append)
     await hears(one, heard, "after")
     assert "listening to the others failed" in caplog.text
+
+
+async def test_a_reload_in_an_outage_is_made_up_for_when_that_is_over(
+    make: MakeInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [job("often", "every 7h"), job("rare", "every 9h")]
+    one, other = await cluster.two(make, *old)
+    new = {each.name: each for each in (job("often", "every 5h", definition="newer"), old[1])}
+
+    async def away(*work: Any, **options: Any) -> Any:
+        error = StoreUnavailable("the database is away")
+        one.store.on_fault(error)
+        raise error
+
+    monkeypatch.setattr(one.store, "transact", away)
+    monkeypatch.setattr(one.scheduler.contact, "_regained", away)
+    with pytest.raises(StoreUnavailable):
+        await one.scheduler.apply(new)
+    await asyncio.sleep(1.1)  # intervals count from whole seconds
+    await other.scheduler.apply(new)
+    await other.scheduler.roster.pause("often")
+    monkeypatch.undo()
+
+    def agreed() -> bool:
+        here, there = (each.scheduler.roster.entry("often") for each in (one, other))
+        return here.anchor_at == there.anchor_at and here.paused and one.store.up.is_set()
+
+    await until(agreed, "both count from the same instant")
+    await until(lambda: alike(one), "the others know of its jobs")
+    assert (await one.store.load_jobs())["often"].paused
+    await one.scheduler.roster.resume("often")
+    await until(lambda: not other.scheduler.roster.entry("often").paused)
+    slots = {each.scheduler.roster.entry("often").slot for each in (one, other)}
+    assert len(slots) == 1
+    assert None not in slots
+
+
+async def alike(instance: Instance) -> bool:
+    return all(not each.differs for each in await instance.store.instances())
