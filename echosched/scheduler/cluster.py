@@ -90,6 +90,7 @@ class ClusterScheduler(Scheduler):
             back=self._back,
             sweep=lambda: self._sweeper.sweep(),
             rejoin=self._rejoin,
+            sure=lambda: self.worker.wake(),
             peers=self.peers,
             on_degraded=on_degraded,
         )
@@ -278,6 +279,9 @@ class ClusterScheduler(Scheduler):
     def room(self) -> int:
         """Return how many more runs this instance may take now."""
         if not (self.runs.starting and self.contact.up) or self.contact.draining:
+            return 0
+        if not self.contact.certain:  # what it took it would have to give back at once, and take again
+            self.contact.hurry()
             return 0
         queue = self.runs.queue
         coming = len(self.runs.held) + self.placing.reserved

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from echosched.errors import StoreUnavailable
+from echosched.model import State
 
 from . import test_cluster_instances as cluster
-from .instances import Instance, ended, job, until
+from .instances import SHORT_LEASE, Instance, ended, job, until
 
 MakeInstance = cluster.MakeInstance
 make = cluster.make
@@ -143,3 +144,30 @@ async def test_a_reload_in_an_outage_is_made_up_for_when_that_is_over(
 
 async def alike(instance: Instance) -> bool:
     return all(not each.differs for each in await instance.store.instances())
+
+
+async def test_an_instance_whose_beats_hang_takes_nothing_until_they_go_through(make: MakeInstance) -> None:
+    one = make("a", lease=SHORT_LEASE)
+    await one.begin(job("task"))
+    await ended(one, await one.scheduler.trigger("task"))
+    real, taken = one.store.take, list[int]()
+
+    async def counted(*asked: Any) -> Any:
+        runs, more = await real(*asked)
+        taken.extend(run.run for run in runs)
+        return runs, more
+
+    one.store.take = counted  # type: ignore[method-assign]
+    contact = one.scheduler.contact
+    async with one.store.link.lone_connection() as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT * FROM instances FOR UPDATE")
+        await until(lambda: contact.up and not contact.certain, "its lease may be over")
+        run = await one.scheduler.trigger("task")
+        await asyncio.sleep(1.0)
+        assert taken == []
+        assert run not in one.started
+        await connection.execute("ROLLBACK")
+    assert run is not None
+    assert (await ended(one, run)).state is State.SUCCEEDED
+    assert one.started.count(run) == 1
