@@ -94,7 +94,7 @@ class Reload(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadFailed(Event):
-    """A new configuration was refused; the old one goes on."""
+    """A new configuration was refused, and the old one goes on; or it could not be put into force as a whole."""
 
     problems: tuple[str, ...]
 

@@ -318,7 +318,10 @@ class Worker:
     # ── reload ────────────────────────────────────────────────────────────────────────────────
 
     async def reload(self) -> Mapping[str, Any]:
-        """Read the configuration again: parse, validate, swap. Raises ``ConfigError`` and changes nothing."""
+        """Read the configuration again: parse, validate, swap. Raises ``ConfigError`` and changes nothing.
+
+        Whatever else is raised came half-way: the settings are the old ones, and the jobs may be the new ones.
+        """
         async with self._reloading:
             self.link.reloading()
             settings = None
@@ -328,7 +331,13 @@ class Worker:
                 event = await self.scheduler.apply(config.jobs, max_concurrent=config.daemon.max_concurrent)
                 self.config, settings = config, supervisor_settings(config.daemon)
             except ConfigError as error:
-                self.scheduler.emit(events.ReloadFailed(ts=self.clock.now(), problems=error.problems))
+                self._tell_failed(error.problems)
+                raise
+            except Exception as error:
+                reason = (
+                    str(error) if isinstance(error, EchoschedError) else f"{type(error).__name__}: {error}"
+                )
+                self._tell_failed((f"it broke half-way, its jobs may be in force (reload again): {reason}",))
                 raise
             finally:
                 # However it went: the service manager waits for this, and nothing else would tell it.
@@ -336,12 +345,19 @@ class Worker:
             warnings = [*config.warnings, *waiting_for_restart(self._first_config, config)]
             return {**event.as_dict(), "warnings": warnings}
 
+    def _tell_failed(self, problems: tuple[str, ...]) -> None:
+        self.scheduler.emit(events.ReloadFailed(ts=self.clock.now(), problems=problems))
+
     async def _reload_quietly(self) -> None:
         try:
             await self.reload()
         except ConfigError as error:
             for problem in error.problems:
                 log.error("reload refused: %s", problem)
+        except EchoschedError as error:
+            log.error("reload failed: %s", error)
+        except Exception:
+            log.exception("reload failed")
 
     # ── facts ─────────────────────────────────────────────────────────────────────────────────
 

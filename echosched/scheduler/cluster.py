@@ -82,6 +82,7 @@ class ClusterScheduler(Scheduler):
         self.runs.may_begin = self.rights.may_begin
         self.messages = Messages(self)
         self._sweeper = Sweeper(self)
+        self._untold = False  # whether the others lack what a reload has changed
         self.contact = Contact(
             store,
             clock,
@@ -90,6 +91,7 @@ class ClusterScheduler(Scheduler):
             back=self._back,
             sweep=lambda: self._sweeper.sweep(),
             rejoin=self._rejoin,
+            sure=lambda: self.worker.wake(),
             peers=self.peers,
             on_degraded=on_degraded,
         )
@@ -120,7 +122,16 @@ class ClusterScheduler(Scheduler):
         )
 
     async def _rejoin(self) -> None:
-        await self._join({name: entry.job for name, entry in self.roster.entries.items()})
+        await self._join(self._jobs)
+
+    async def _define(self) -> None:
+        capacity = self.runs.queue.max_concurrent
+        await self.store.define(capacity=capacity, definitions=_definitions(self._jobs))
+        self._untold = False
+
+    @property
+    def _jobs(self) -> dict[str, Job]:
+        return {name: entry.job for name, entry in self.roster.entries.items()}
 
     async def load(self, jobs: Mapping[str, Job]) -> None:
         """Take *jobs* into force, with the anchors that all instances share."""
@@ -152,9 +163,10 @@ class ClusterScheduler(Scheduler):
 
     async def apply(self, jobs: Mapping[str, Job], *, max_concurrent: int | None = None) -> events.Reload:
         """Replace the jobs in force by *jobs*; tell the others what this instance can run now."""
+        self._untold = True
         event = await super().apply(jobs, max_concurrent=max_concurrent)
         await self._agree(self.roster.entries[name] for name in (*event.added, *event.changed))
-        await self.store.define(capacity=self.runs.queue.max_concurrent, definitions=_definitions(jobs))
+        await self._define()
         await self.routes.work_out()
         self.worker.wake()
         return event
@@ -175,7 +187,13 @@ class ClusterScheduler(Scheduler):
     async def _back(self) -> None:
         """Catch up after an outage of the database."""
         self.placing.forget()
+        if self.roster.owes:
+            await self.messages.refresh()  # first: what is saved must not undo a pause that came meanwhile
+            await self.roster.save_owed()
         await self.messages.refresh(anew=True)
+        await self._agree(self.roster.entries.values())
+        if self._untold:
+            await self._define()
         self.roster.arm_all()
         self._wake()
         self.worker.wake()
@@ -262,6 +280,9 @@ class ClusterScheduler(Scheduler):
     def room(self) -> int:
         """Return how many more runs this instance may take now."""
         if not (self.runs.starting and self.contact.up) or self.contact.draining:
+            return 0
+        if not self.contact.certain:  # what it took it would have to give back at once, and take again
+            self.contact.hurry()
             return 0
         queue = self.runs.queue
         coming = len(self.runs.held) + self.placing.reserved

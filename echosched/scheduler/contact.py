@@ -58,7 +58,10 @@ class Lags:
 
 
 class Contact:
-    """Beats, and knows whether the database answers. *back* is awaited when it does so again."""
+    """Beats, and knows whether the database answers. *back* is awaited when it does so again.
+
+    *sure* is called when this instance is certain again to be alive for the others, though the database never was away.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Contact:
         back: Callable[[], Awaitable[None]],
         sweep: Callable[[], Awaitable[None]],
         rejoin: Callable[[], Awaitable[None]],
+        sure: Callable[[], None],
         peers: Peers,
         on_degraded: Callable[[datetime | None], None] = lambda since: None,
     ) -> None:
@@ -86,6 +90,7 @@ class Contact:
         self._back = back
         self._sweep = sweep
         self._rejoin = rejoin
+        self._sure = sure
         self._peers = peers
         self._on_degraded = on_degraded
         self._down_at = 0.0
@@ -216,7 +221,7 @@ class Contact:
         if answer is None:
             await self._rejoin()  # removed by an operator while we were away, or the database was made anew
             return
-        self.touched = before
+        doubted, self.touched = self.up and not self.certain, before
         now, self.draining, living = answer
         self._peers.see(living)
         # A slow answer says little about the time: half of how slow it was may be wrong. A crystal drifts by less
@@ -228,6 +233,8 @@ class Contact:
             self._judge_skew()
         if not self.up:
             await self._regained()
+        elif doubted and self.certain:
+            self._sure()
 
     async def _regained(self) -> None:
         if self._clock.monotonic() - self._down_at > 0:

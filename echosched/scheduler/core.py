@@ -158,9 +158,13 @@ class Scheduler:
 
     async def apply(self, jobs: Mapping[str, Job], *, max_concurrent: int | None = None) -> events.Reload:
         """Replace the jobs in force by *jobs*; leave alone what did not change."""
-        event, removed = await self.roster.apply(jobs)
-        for entry in removed:
-            self._take_back_removed(entry)
+        before = list(self.roster.entries.values())
+        try:
+            event = await self.roster.apply(jobs)
+        finally:
+            for entry in before:
+                if self.roster.entries.get(entry.job.name) is not entry:
+                    self._take_back_removed(entry)
         if max_concurrent is not None:
             self.runs.queue.max_concurrent = max_concurrent
         self.emit(event)

@@ -58,6 +58,7 @@ class Roster:
         self._ahead = ahead
         self.absent_until: datetime | None = None
         """Nobody ran until then: what came due is a misfire. Set by who knows that no worker was there before."""
+        self._owed: dict[str, Entry] = {}  # by job: changed by a reload, and not saved yet
         self.changes = 0
         """Grows with each reload and each pause: whoever waited for something meanwhile looks at the jobs again."""
 
@@ -268,10 +269,11 @@ class Roster:
 
     # ── reload ────────────────────────────────────────────────────────────────────────────────
 
-    async def apply(self, jobs: Mapping[str, Job]) -> tuple[events.Reload, list[Entry]]:
+    async def apply(self, jobs: Mapping[str, Job]) -> events.Reload:
         """Replace the jobs in force by *jobs*, leaving alone what did not change.
 
-        Returns the event (not emitted yet) and the entries that were removed.
+        Returns the event (not emitted yet). Where the store cannot take the change the jobs are in force all the
+        same, and what it lacks is saved by the next reload or :meth:`save_owed`.
         """
         now = self._clock.now()
         added = [job for name, job in jobs.items() if name not in self.entries]
@@ -293,19 +295,37 @@ class Roster:
         dirty += [entry for name in changed if self._replace(entry := self.entries[name], jobs[name], now)]
         self._link()
         self.changes += 1
-        if dirty:
-            await self._store.save_jobs([entry.record() for entry in dirty])
-        for entry in dirty:
-            self.arm(entry)
-        self._wake()
-        event = events.Reload(
+        self._owed.update((entry.job.name, entry) for entry in dirty)
+        try:
+            await self.save_owed()
+        finally:
+            # However that went: these are the jobs in force, and the next reload finds nothing to change about them.
+            for entry in dirty:
+                self.arm(entry)
+            self._wake()
+        return events.Reload(
             ts=now,
             added=tuple(job.name for job in added),
             removed=tuple(entry.job.name for entry in removed),
             changed=tuple(changed),
             jobs=len(self.entries),
         )
-        return event, removed
+
+    @property
+    def owes(self) -> bool:
+        """Tell whether the store lacks what a reload has changed."""
+        return bool(self._owed)
+
+    async def save_owed(self) -> None:
+        """Save what reloads have changed and could not save."""
+        owed, self._owed = self._owed, {}
+        in_force = {name: entry for name, entry in owed.items() if self.entries.get(name) is entry}
+        try:
+            if in_force:
+                await self._store.save_jobs([entry.record() for entry in in_force.values()])
+        except BaseException:
+            self._owed = {**in_force, **self._owed}
+            raise
 
     def _replace(self, entry: Entry, job: Job, now: datetime) -> bool:
         """Give *entry* its new definition; tell whether its slots changed with it."""

@@ -7,6 +7,7 @@ instance, as of ``@boot``, waits in that instance's own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 from echosched.hashing import blake2b
@@ -23,7 +24,10 @@ def queue_for(labels: Sequence[str]) -> str:
     """Return where runs that ask for *labels* are offered."""
     if not labels:
         return ANYWHERE
-    name = "+".join(sorted(set(labels)))
+    asked = sorted(set(labels))
+    if any("+" in label for label in asked):  # joined by that sign, "x+y" would be x and y
+        return "=+" + blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
+    name = "+".join(asked)
     if len(name) <= MOST_QUEUE and not name.startswith(("@", "=")) and name != ANYWHERE and "#" not in name:
         return name
     return "=" + blake2b(name.encode(), digest_size=16).hexdigest()

@@ -38,6 +38,9 @@ LATER_SECONDS = 0.03
 POLL_SECONDS = 5.0
 """How often workers look without having been told; retries that came due are found by their own timers."""
 
+FAILED_SECONDS = 5.0
+"""How long a worker rests after a fault that nobody thought of: one that stays must not fill the disk with lines."""
+
 _ANY_QUEUE = "procrastinate_any_queue_v1"
 _DEFERRED_AT_ONCE = 1000
 
@@ -165,7 +168,7 @@ class TicketWorker:
         """Take note of a new ticket; tell whether to look at once."""
         try:
             number = int(json.loads(payload)["job_id"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return False
         if self._first(number):
             self._own += 1
@@ -202,6 +205,11 @@ class TicketWorker:
             except (ProcrastinateException, StoreError) as error:
                 log.debug("Procrastinate's worker ended: %s", error)
                 await asyncio.sleep(1.0)
+            except Exception:
+                # Nobody else would begin again, and the runs of all jobs pass through here.
+                log.exception("taking runs failed; it is tried again in %g s", FAILED_SECONDS)
+                await asyncio.sleep(FAILED_SECONDS)
+                self._looks = True
 
     async def _carry_out(self, run: int, attempt: int) -> None:
         """Hand a run over to its executor; Procrastinate's task."""
@@ -239,6 +247,13 @@ class TicketWorker:
                 self._ready.append(_job(run))
         return self._ready.popleft() if self._ready else None
 
+    def _follow(self, message: dict[str, Any]) -> None:
+        """Act on one message. One that cannot be followed must not end the listening: the next ones count, too."""
+        try:
+            self._hear(message)
+        except Exception:
+            log.exception("what another instance said could not be followed: %s", message)
+
     async def listen(self, notify: Callable[..., Awaitable[None]], connector: Any) -> None:
         """Hear of new tickets, and what other instances say, as long as the worker lives."""
         import psycopg
@@ -254,7 +269,7 @@ class TicketWorker:
             with contextlib.suppress(ValueError):
                 message = json.loads(payload)
                 if isinstance(message, dict):
-                    self._hear(message)
+                    self._follow(message)
 
         try:
             while True:
@@ -265,10 +280,15 @@ class TicketWorker:
                 except (ProcrastinateException, psycopg.Error, OSError) as error:
                     said = error.__cause__  # Procrastinate's own says only "Database error."
                     self._lost(self._link.translate(said if isinstance(said, Exception) else error))
+                except Exception:
+                    # Procrastinate would not notice that nobody listens any more: it watches its side tasks only
+                    # until the first of them is done, which is at once.
+                    log.exception("listening to the others failed; it is begun anew in %g s", FAILED_SECONDS)
+                    await asyncio.sleep(FAILED_SECONDS)
                 if self._leaving:  # psycopg may take a cancellation for a fault of the connection
                     return
                 await asyncio.sleep(1.0)
-                self._hear({"op": "missed"})
+                self._follow({"op": "missed"})
         finally:
             self._notify = None
 

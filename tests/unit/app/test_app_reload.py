@@ -15,7 +15,7 @@ from echosched.clock import SystemClock
 from echosched.config.load import load
 from echosched.config.paths import Paths, resolve_paths
 from echosched.config.settings import Config
-from echosched.errors import ConfigError, EchoschedError, StoreError
+from echosched.errors import ConfigError, StoreError
 from echosched.model import Job
 
 TOML = """
@@ -45,7 +45,7 @@ class Part:
     """A part of the worker that a reload goes through."""
 
     def __init__(self) -> None:
-        self.failure: EchoschedError | None = None
+        self.failure: Exception | None = None
         self.emitted: list[events.Event] = []
 
     def emit(self, event: events.Event) -> None:
@@ -115,8 +115,25 @@ async def test_a_reload_that_breaks_half_way_is_over_and_the_old_one_counts(benc
         await bench.worker.reload()
     assert bench.worker.config is bench.config
     assert bench.line.said == ["reloading", None]
+    (told,) = bench.scheduler.emitted
+    assert isinstance(told, events.ReloadFailed)
+    assert "the disk is full" in told.problems[0]
 
     getattr(bench, part).failure = None
     await bench.worker.reload()  # the next one is not kept waiting
     assert bench.worker.config.daemon.grace.total_seconds() == 7
     assert bench.line.said[3]["grace"] == 7
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(StoreError("the disk is full"), "the disk is full"), (RuntimeError("odd"), "RuntimeError: odd")],
+)
+async def test_a_reload_by_signal_that_breaks_is_told_with_its_reason(
+    bench: Bench, caplog: pytest.LogCaptureFixture, failure: Exception, told: str
+) -> None:
+    bench.scheduler.failure = failure
+    await bench.worker._reload_quietly()
+    assert "reload failed" in caplog.text
+    assert told in caplog.text
+    assert [event.problems[0].endswith(told) for event in bench.scheduler.emitted] == [True]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from echosched import events
-from echosched.errors import Conflict, ExecutionError, NotFound
+from echosched.errors import Conflict, ExecutionError, NotFound, StoreUnavailable
 from echosched.model import After, AfterWhen, Catchup, Overlap, Result, State, Trigger
 
 from .conftest import START, Rig, make_job, settle
@@ -451,6 +451,29 @@ async def test_disabled_and_enabled_again_owes_nothing_in_between(rig: Rig) -> N
     await rig.scheduler.apply({"job": make_job()})
     await rig.pass_time(MINUTE)
     assert rig.executor.slots == [START + HOUR + MINUTE]
+
+
+async def test_a_reload_that_cannot_be_saved_is_in_force_and_saved_by_the_next(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await busy(rig, Overlap.QUEUE, 2)
+    jobs = {"new": make_job("new"), "newer": make_job("newer", "0 * * * *")}
+
+    async def away(records: Any) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.store, "save_jobs", away)
+        with pytest.raises(StoreUnavailable):
+            await rig.scheduler.apply(jobs)
+    await settle()
+    assert await rig.states("job") == [State.RUNNING, State.CANCELLED], "what was removed is taken back"
+    await rig.pass_time(MINUTE)
+    assert "new" in [e.attempt.job.name for e in rig.executor.started]
+    assert "newer" not in await rig.store.load_jobs()
+    await rig.scheduler.apply(jobs)
+    assert {"new", "newer"} <= set(await rig.store.load_jobs())
+    assert not rig.scheduler.roster.owes
 
 
 # ── stopping ──────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """Which queue a run waits in."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +38,16 @@ def test_runs_of_another_definition_wait_beside_their_queue(labels: list[str], d
     queue = queue_for(labels)
     assert queue_of(queue, definition) != queue
     assert queue_of(queue_of(queue, "earlier"), definition) == queue_of(queue, definition)
+
+
+@pytest.mark.parametrize(
+    ("some", "others"),
+    [(["x+y"], ["x", "y"]), (["a+b", "c"], ["a", "b+c"]), (["a+b"], ["a", "b", "a+b"])],
+)
+def test_a_label_with_a_plus_is_not_two_labels(some: list[str], others: list[str]) -> None:
+    assert queue_for(some) != queue_for(others)
+
+
+@given(LABELS, LABELS)
+def test_only_the_same_labels_share_a_queue(some: list[str], others: list[str]) -> None:
+    assert (queue_for(some) == queue_for(others)) == (set(some) == set(others))
