@@ -347,7 +347,8 @@ class Scheduler:
             )
         policy = entry.job.policy
         busy = bool(entry.unended) or entry.claiming > 0
-        if busy and policy.overlap is Overlap.REPLACE:
+        # A slot that was accounted for already will be refused: nothing gives way to it.
+        if busy and policy.overlap is Overlap.REPLACE and (slot is None or slot > entry.cursor_at):
             self._judge.replace(entry, "replaced by a manual run (overlap replace)")
         exclusive = busy and policy.overlap is not Overlap.ALLOW
         state = State.QUEUED if exclusive else State.RUNNING

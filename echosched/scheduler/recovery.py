@@ -180,16 +180,25 @@ def _is_followed(entry: Entry, run: Run) -> bool:
 async def follow_up(scheduler: Scheduler) -> None:
     """Start what should have followed runs that ended while nobody could start it. Call after ``begin``.
 
-    A follower's slot is that of the run it follows, so its cursor tells which were followed, and the
-    store's key keeps any from being followed twice.
+    A follower's slot is that of the run it follows, so its cursor tells which may not have been followed, and
+    the store's key keeps any from being followed twice.
     """
+    recent = scheduler.clock.now() - FOLLOW_REACH
     for job, followers in scheduler.roster.followers.items():
         for entry in followers:
-            ended = await scheduler.store.history(job=job, since=entry.cursor_at - FOLLOW_REACH, limit=1000)
+            cursor_at = entry.cursor_at  # each one that is followed moves it on
+            ended = await scheduler.store.history(job=job, since=cursor_at - FOLLOW_REACH, limit=1000)
             for run in reversed(ended):
-                late = run.slot is not None and run.slot > entry.cursor_at
-                if late and _is_followed(entry, run):
+                if _is_later(run, cursor_at, recent) and _is_followed(entry, run):
                     await scheduler.follow_up(entry.job.name, run.slot)
+
+
+def _is_later(run: Run, cursor_at: datetime, recent: datetime) -> bool:
+    """Tell whether nobody may have followed *run*, whose follower has got as far as *cursor_at*."""
+    if run.slot is None:
+        return False
+    # Runs may end in another order than that of their slots. Of old ones the slots may be forgotten already.
+    return run.slot > cursor_at or (run.ended_at is not None and run.ended_at > max(cursor_at, recent))
 
 
 def _process(run: Run, attempt: Attempt, evidence: Evidence) -> ProcessIdentity | None:

@@ -169,7 +169,16 @@ class Roster:
         Slots between now and where the clock stood come due again by the clock, but they are claimed
         already: the store's key keeps them from running twice. Those that had come due and were not yet dealt
         with lie behind the cursor, and must not be stepped over.
+
+        What runs after another job follows runs whose slots lie behind its cursor: that goes back with the clock.
         """
+        following = [
+            entry for entries in self.followers.values() for entry in entries if entry.cursor_at > now
+        ]
+        for entry in following:
+            entry.cursor_at = now
+        if following:
+            self._spawn(self._store.save_jobs([entry.record() for entry in following]))
         for entry in self.entries.values():
             self.arm(entry, after=min(now, entry.cursor_at))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -340,3 +340,37 @@ async def test_a_missing_output_file_proves_nothing_after_bad_times(
     await scene.leave(before)
     await scene.recover(blind=blind)
     assert await scene.state() is after
+
+
+async def crash_behind_an_end(rig: Rig, slot: datetime, ended_at: datetime) -> list[datetime | None]:
+    """Let ``first``'s run for *slot* end, and the worker before ``then`` follows; return what the next one has."""
+    await rig.scheduler.quiesce()
+    [number] = await rig.store.claim([Claim("first", slot, Trigger.SCHEDULE, State.RUNNING, slot)])
+    assert number is not None
+    await rig.store.finish([Ended(number, "first", 1, ended_at, Result(State.SUCCEEDED, 0))])
+    await rig.restart()
+    await follow_up(rig.scheduler)
+    await settle()
+    return [run.slot for run in await rig.store.history(job="then")]
+
+
+async def test_what_was_not_followed_before_a_crash_is_though_a_later_slot_was(rig: Rig) -> None:
+    await rig.begin(make_job("first", "0 * * * *"), make_job("then", None, after=After("first")))
+    await rig.pass_time(timedelta(hours=1))
+    hour = START + timedelta(hours=1)
+    assert [run.slot for run in await rig.store.history(job="then")] == [hour]
+    rig.clock.advance(MINUTE)
+    # An earlier one, which ended last; and once more: nothing is followed twice.
+    assert await crash_behind_an_end(rig, hour - MINUTE, hour + MINUTE) == [hour - MINUTE, hour]
+    assert await crash_behind_an_end(rig, hour - 2 * MINUTE, hour - MINUTE) == [hour - MINUTE, hour]
+
+
+async def test_what_was_not_followed_before_a_crash_is_though_the_clock_was_set_back(rig: Rig) -> None:
+    await rig.begin(make_job("first", "0 * * * *"), make_job("then", None, after=After("first")))
+    await rig.pass_time(timedelta(hours=1))
+    hour = START + timedelta(hours=1)
+    rig.clock.set(hour - 10 * MINUTE)
+    await settle()
+    rig.clock.advance(2 * MINUTE)
+    slot = hour - 9 * MINUTE
+    assert await crash_behind_an_end(rig, slot, slot) == [slot, hour]
