@@ -87,27 +87,30 @@ class Ends:
                 recorded = await self._record([ended for _, ended in batch])
                 self._on_write(self._clock.monotonic() - begun)
                 for count, ((live, ended), fresh) in enumerate(zip(batch, recorded, strict=True), 1):
-                    self._told(live, ended, fresh)
+                    if fresh is not None:
+                        self._told(live, ended, fresh)
                     if count % TOLD_AT_ONCE == 0:
                         await asyncio.sleep(0)
         finally:
             self._settled.set()
             self._at_rest()
 
-    async def _record(self, ends: Sequence[Ended]) -> list[bool]:
-        """Commit *ends*; if the store refuses them, each for itself: one must not cost the others."""
+    async def _record(self, ends: Sequence[Ended]) -> list[bool | None]:
+        """Commit *ends*; if the store refuses them, each for itself: one must not cost the others.
+
+        One that is not recorded (``None``) is not settled: the next worker learns of it what this one did.
+        """
         try:
-            return await self._store.finish(ends)
+            return list(await self._store.finish(ends))
         except Exception:
             log.exception("ends cannot be recorded; each is tried again for itself")
-        recorded = []
+        recorded: list[bool | None] = []
         for ended in ends:
             try:
                 recorded += await self._store.finish([ended])
             except Exception:
-                # The next worker finds the row as it is and the process gone.
                 log.exception("run %s of %s: its end cannot be recorded", ended.run, ended.job)
-                recorded.append(False)
+                recorded.append(None)
         return recorded
 
     async def _collect(self) -> None:
