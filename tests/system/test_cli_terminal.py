@@ -30,9 +30,10 @@ NO_RICH = [
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['rich'] = None\n"
     "from echosched.cli import main; sys.exit(main())",
 ]
+# Not every whole second: a watch that looks each second would fall between two runs for ever.
 JOBS = """
 [job.steady]
-schedule = "every 1s"
+schedule = "every 1.3s"
 command = "sleep 0.4; echo 1; sleep 0.4"
 overlap = "skip"
 [job.sour]
