@@ -196,6 +196,9 @@ class Launcher(Protocol):
         may never come; nothing is left behind then.
         """
 
+    def rouse(self) -> None:
+        """Be awake: a start comes in a moment. Changes nothing else."""
+
 
 Secrets = Callable[[str], str]
 """Resolves ``${env:…}`` and ``${file:…}`` in a string; raises ``ExecutionError`` naming what is unset."""

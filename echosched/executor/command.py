@@ -113,6 +113,10 @@ class CommandExecutor:
                 self.loop.call_later(_READY_SECONDS, self._make_ready)
         return partial(self._start, order)
 
+    def rouse(self) -> None:
+        """Let a thread that starts processes be awake: a start comes in a moment."""
+        self.spawners.rouse()
+
     def _make_ready(self) -> None:
         orders, self._unready = self._unready, []
         self.spawners.make_ready(orders)

@@ -84,6 +84,10 @@ class ActionExecutor:
             return None
         return self.processes.prepare(attempt, begun, refused, ended, early=early)
 
+    def rouse(self) -> None:
+        """Let what starts commands be awake: a start comes in a moment."""
+        self.processes.rouse()
+
     def adopt(self, attempt: Attempt, process: ProcessIdentity) -> Execution:
         """Watch a process that an earlier worker started (see :meth:`CommandExecutor.adopt`)."""
         return self.processes.adopt(attempt, process)

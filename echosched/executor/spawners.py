@@ -97,6 +97,11 @@ class Spawners:
         """Have all that can be done for *orders* before their starts done soon."""
         self._queue.put(orders)
 
+    def rouse(self) -> None:
+        """Have a thread look up once, if they all rest."""
+        if self._queue.empty():
+            self._queue.put([])
+
     def close(self) -> None:
         """Let the threads end after what they are at."""
         for _ in self._hands:

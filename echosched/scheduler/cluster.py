@@ -256,8 +256,7 @@ class ClusterScheduler(Scheduler):
             self.runs.pump()
             return
         self.runs.hold(live, until)
-        if self._wakeup is not None:
-            self._wakeup.arm(self._next_alarm())
+        self._alarm.set()
 
     def on_write(self, seconds: float) -> None:
         """Take note how long a transaction took."""

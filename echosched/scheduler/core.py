@@ -24,12 +24,12 @@ from echosched.errors import Conflict, EchoschedError
 from echosched.model import FAILURES, AfterWhen, Claim, Job, Overlap, Run, State, Trigger
 from echosched.policy import misfire
 from echosched.protocols import Clock, EventSink, Executor, Store
+from echosched.scheduler.alarm import Alarm
 from echosched.scheduler.entries import Entry, LiveRun
 from echosched.scheduler.judge import Judge, Wish
 from echosched.scheduler.roster import Jitter, Roster
 from echosched.scheduler.runs import RELEASE_PAUSE_SECONDS, OutputPath, Runs
 from echosched.scheduler.tell import run_fields
-from echosched.timer import Wakeup, make_wakeup
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Scheduler:
         self._clockwork: asyncio.Task[None] | None = None
         self._leaving = False
         self._firing = False
-        self._wakeup: Wakeup | None = None
+        self._alarm = Alarm(clock, self.roster, self.runs, self._ring)
         self._wall_offset = self._offset()
         self._boot_offset = clock.boot() - clock.monotonic()
 
@@ -118,7 +118,7 @@ class Scheduler:
 
     def begin(self) -> None:
         """Let slots fire from now on; what came due before is caught up by each job's policy."""
-        self._wakeup = make_wakeup(asyncio.get_running_loop(), self.clock, self._alarm)
+        self._alarm.begin()
         self.runs.starting = True
         self.roster.arm_all()
         self._wake()
@@ -145,9 +145,7 @@ class Scheduler:
             self._wake()
             await self._clockwork
             self._clockwork = None
-        if self._wakeup is not None:
-            self._wakeup.close()
-            self._wakeup = None
+        self._alarm.close()
 
     async def stop(self, grace: float) -> None:
         """Quiesce, wait *grace* seconds for running jobs, then cancel what is left; all ends are recorded."""
@@ -178,26 +176,19 @@ class Scheduler:
 
     # ── the clockwork ─────────────────────────────────────────────────────────────────────────
 
-    def _alarm(self) -> None:
+    def _ring(self, now: float) -> None:
         # What is claimed already starts before anything else is looked at, and has the interpreter to itself.
-        now = self.clock.now().timestamp()
         first = self.roster.heap.first()
         if self.runs.release(now) and (first is None or first > now):
             asyncio.get_running_loop().call_later(RELEASE_PAUSE_SECONDS, self._wake)
         else:
             self._wake()
         held = self.runs.held.first()
-        if self._wakeup is not None and held is not None and held > now:
-            self._wakeup.arm(held)  # the clockwork does so too, but not before the disk has answered
+        if held is not None and held > now:
+            self._alarm.set(slots=False)  # the clockwork does so too, but not before the disk has answered
 
     def _wake(self) -> None:
         self._due.set()
-
-    def _next_alarm(self) -> float | None:
-        slot, start = self.roster.heap.first(), self.runs.held.first()
-        if slot is None or start is None:
-            return start if slot is None else slot
-        return min(slot, start)
 
     async def _run_clockwork(self) -> None:
         more = False
@@ -217,11 +208,10 @@ class Scheduler:
                 # Look again at once, but after a turn of the loop: a long backlog must not keep beats
                 # and the socket waiting.
                 self._wake()
-                if self._wakeup is not None:
-                    self._wakeup.arm(self.runs.held.first())
+                self._alarm.set(slots=False)
                 await asyncio.sleep(0)
-            elif self._wakeup is not None:
-                self._wakeup.arm(self._next_alarm())
+            else:
+                self._alarm.set()
 
     def _offset(self) -> float:
         return self.clock.now().timestamp() - self.clock.monotonic()

@@ -76,6 +76,7 @@ class Runs:
         self._clock = clock
         self._executor = executor
         self._prepare: Callable[..., Callable[[], None] | None] | None = getattr(executor, "prepare", None)
+        self._rouse: Callable[[], None] | None = getattr(executor, "rouse", None)
         self._emit = emit
         self._spawn = spawn
         self._on_end = on_end
@@ -123,6 +124,11 @@ class Runs:
         if self._prepare is not None:
             with contextlib.suppress(Exception):  # what is wrong is told at the start
                 live.start = self._prepare(*self._attempt(live), early=True)
+
+    def rouse(self) -> None:
+        """Let what starts runs be awake: a start comes in a moment."""
+        if self._rouse is not None:
+            self._rouse()
 
     def release(self, epoch: float) -> bool:
         """Start what was held until *epoch* or earlier; tell whether there was anything."""

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import zoneinfo
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -545,6 +546,31 @@ async def test_what_is_made_ready_and_never_started_leaves_nothing(rig: Rig) -> 
     await asyncio.sleep(0.2)
     await rig.until(lambda: sorted(os.listdir("/proc/self/fd")) == before)
     assert len(rig.reported) == 1
+
+
+def steps_of_spawners() -> int:
+    """Return how often the threads that start processes have gone to sleep so far."""
+    steps = 0
+    for thread in threading.enumerate():
+        if thread.name.startswith("spawner-"):
+            status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+            steps += int(status.split("voluntary_ctxt_switches:")[1].split()[0])
+    return steps
+
+
+async def test_a_roused_executor_wakes_a_thread_up_and_starts_nothing(rig: Rig) -> None:
+    rig.executor.rouse()  # before there are any
+    rig.executor.warm()
+    for _ in range(3):
+        await asyncio.sleep(0.1)  # they rest
+        before = steps_of_spawners()
+        rig.executor.rouse()
+        await rig.until(lambda before=before: steps_of_spawners() > before)
+    assert rig.reported == []
+    result, output = await rig.run("echo hello")
+    assert (result.state, output) == (State.SUCCEEDED, "hello\n")
+    await rig.close()
+    rig.executor.rouse()
 
 
 async def test_an_ended_process_holds_no_descriptor_while_its_end_is_being_recorded(rig: Rig) -> None:

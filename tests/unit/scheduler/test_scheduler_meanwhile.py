@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from echosched.errors import ExecutionError, NotFound, OutputUnavailable, StoreError
 from echosched.model import Attempt, Catchup, Job, Overlap, Result, State
-from echosched.scheduler import core
+from echosched.scheduler import alarm, core
 
 from .conftest import AHEAD, START, Rig, advance, make_job, make_scheduler, settle
 
@@ -222,12 +222,14 @@ async def test_a_job_removed_while_its_slot_is_claimed_too_late_does_not_run(
     assert await rig.states("job") == [State.CANCELLED]
 
 
-class ByHand:
+class Bell:
     """A wake-up as the system's: it rings once, when somebody armed it."""
 
-    def __init__(self) -> None:
+    def __init__(self, rig: Rig) -> None:
         self.at: float | None = None
-        self.alarm: Callable[[], None] = lambda: None
+        self.ring: Callable[[], None] = lambda: None
+        self.rung_at: list[timedelta] = []
+        self._rig = rig
 
     def arm(self, epoch: float | None) -> None:
         self.at = epoch
@@ -235,25 +237,34 @@ class ByHand:
     def close(self) -> None:
         self.at = None
 
-
-async def test_what_is_held_for_its_slot_does_not_wait_for_another_claim(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bell = ByHand()
-
-    def make_wakeup(_loop: Any, _clock: Any, alarm: Callable[[], None]) -> ByHand:
-        bell.alarm = alarm
-        return bell
-
-    async def pass_time(by: timedelta) -> None:
-        rig.clock.advance(by)
-        if bell.at is not None and bell.at <= rig.clock.now().timestamp():
-            bell.at = None
-            bell.alarm()
+    async def pass_time(self, by: timedelta) -> None:
+        """Let the time pass, to each instant for which the bell is set."""
+        clock = self._rig.clock
+        until = clock.now() + by
+        while self.at is not None and (at := datetime.fromtimestamp(self.at, UTC)) <= until:
+            clock.advance(max(at - clock.now(), timedelta(0)))
+            self.at = None
+            self.rung_at.append(clock.now() - START)
+            self.ring()
+            await settle()
+        clock.advance(until - clock.now())
         await settle()
 
-    monkeypatch.setattr(core, "make_wakeup", make_wakeup)
-    spread = {"first": 0.0, "second": 0.12, "third": 0.30}
+
+@pytest.fixture
+def bell(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Bell:
+    made = Bell(rig)
+
+    def make_wakeup(_loop: Any, _clock: Any, on_wake: Callable[[], None]) -> Bell:
+        made.ring = on_wake
+        return made
+
+    monkeypatch.setattr(alarm, "make_wakeup", make_wakeup)
+    return made
+
+
+def spread_out(rig: Rig, spread: dict[str, float]) -> tuple[Job, ...]:
+    """Give *rig* a scheduler that claims early; return jobs that come so many seconds after the minute."""
     rig.scheduler = make_scheduler(
         rig.clock,
         rig.store,
@@ -262,16 +273,55 @@ async def test_what_is_held_for_its_slot_does_not_wait_for_another_claim(
         ahead=AHEAD.total_seconds(),
         jitter=lambda name, slot, jitter: spread[name],
     )
-    await rig.begin(*(make_job(name, jitter=SECOND) for name in spread))
-    await pass_time(MINUTE - AHEAD)
-    await pass_time(AHEAD)  # the first one's instant; the second one is held
+    return tuple(make_job(name, jitter=SECOND) for name in spread)
+
+
+async def test_what_is_held_for_its_slot_does_not_wait_for_another_claim(
+    rig: Rig, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.begin(*spread_out(rig, {"first": 0.0, "second": 0.12, "third": 0.30}))
+    await bell.pass_time(MINUTE)  # the first one's instant; the second one is held
     gate = hold_up(rig, monkeypatch, "claim")
-    await pass_time(timedelta(seconds=0.1))  # the third one's claim begins, and hangs
+    await bell.pass_time(timedelta(seconds=0.1))  # the third one's claim begins, and hangs
     assert [each.attempt.job.name for each in rig.executor.started] == ["first"]
-    await pass_time(timedelta(seconds=0.02))
+    await bell.pass_time(timedelta(seconds=0.02))
     assert [each.attempt.job.name for each in rig.executor.started] == ["first", "second"]
     gate.set()
     await settle()
+
+
+async def test_a_moment_before_a_held_run_starts_is_rung_once_so_that_all_are_awake(
+    rig: Rig, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roused = []
+    monkeypatch.setattr(rig.executor, "rouse", lambda: roused.append(rig.clock.now() - START), raising=False)
+    jobs = spread_out(rig, {"first": 0.0, "soon": 0.004, "later": 0.1})
+    await rig.begin(*jobs)
+    early = timedelta(seconds=alarm.EARLY_SECONDS)
+    tenth = timedelta(seconds=0.1)
+    await bell.pass_time(MINUTE - early)
+    assert rig.executor.started == []
+    await bell.pass_time(early)
+    assert [each.attempt.job.name for each in rig.executor.started] == ["first"]
+    await bell.pass_time(tenth)
+    assert [each.attempt.job.name for each in rig.executor.started] == ["first", "soon", "later"]
+    assert roused == [MINUTE - early, MINUTE + tenth - early]  # for the second one all were awake
+    assert bell.rung_at.count(MINUTE) == bell.rung_at.count(MINUTE + tenth) == 1
+
+
+async def test_a_clock_that_was_set_back_does_not_take_a_sleeper_for_awake(
+    rig: Rig, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roused = []
+    monkeypatch.setattr(rig.executor, "rouse", lambda: roused.append(rig.clock.now() - START), raising=False)
+    await rig.begin(*spread_out(rig, {"job": 0.0}))
+    await bell.pass_time(MINUTE)
+    rig.clock.set(START - 10 * MINUTE)
+    bell.ring()  # the kernel tells of it
+    await settle()
+    await bell.pass_time(MINUTE)  # to the next slot by the clock as it is now
+    early = timedelta(seconds=alarm.EARLY_SECONDS)
+    assert roused == [MINUTE - early, -9 * MINUTE - early]
 
 
 # ── what the store refuses ────────────────────────────────────────────────────────────────────

@@ -223,8 +223,7 @@ class Life:
     async def end(self) -> None:
         """Vanish: no task of this life takes another step."""
         self.store.dead = True
-        if self.scheduler._wakeup is not None:
-            self.scheduler._wakeup.close()
+        self.scheduler._alarm.close()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
