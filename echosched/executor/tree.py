@@ -33,9 +33,7 @@ _EMPTY_SCANS = 2  # a process that forks and dies while /proc is being read may 
 _CHASE_SECONDS = 0.2  # at most so long in a row: other trees have to end, too
 _EXEC_TICKS = 2 * proc.TICKS_PER_SECOND
 _EXEC_PAUSES_SECONDS = (0.002, 0.01, 0.05)
-_MOST_HELD = (
-    64  # pidfds kept open between scans: a tree of thousands must leave descriptors for the other runs
-)
+_MOST_HELD = 64  # pidfds kept open between scans: of a tree of thousands, descriptors are left for other runs
 _STEP_SECONDS = 1.0  # between scans while nothing happens: newcomers of a tree that was told to end
 
 
